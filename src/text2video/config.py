@@ -1,0 +1,364 @@
+"""The run configuration: one strict, complete description of a training run.
+
+A run is described by YAML, by flags laid over it, or by `RunConfig(...)` in Python; all three are checked by the same
+fields. Every field is a flag by its dotted name (`--optim.learning_rate`) and, where it is unique, by its last name
+(`--learning_rate`). `run.yaml` in the run's folder holds the resolved configuration and repeats the run.
+"""
+
+import difflib
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from .errors import UsageError
+
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_default=True, validate_assignment=True, protected_namespaces=())
+
+
+class ShapesConfig(_Section):
+    """The demo world, rendered on the fly in place of files."""
+
+    clips: Positive = Field(2000, description="number of clips")
+    shapes_seed: int = Field(0, description="seed of the demo world")
+    max_objects: Literal[1, 2] = Field(1, description="objects in a scene, at most")
+
+
+class DataConfig(_Section):
+    """Which clips, and what a model sees of them."""
+
+    data_dir: Path | None = Field(None, description="folder of the data set, or its videos folder with caption_file")
+    caption_file: Path | None = Field(None, description="JSON of {video name: caption}")
+    data_root: Path | None = Field(None, description="folder that listed paths are relative to")
+    dataset_file: Path | None = Field(None, description="CSV, JSONL or Parquet table of clips")
+    caption_column: str | None = Field(None, description="caption column, or text file of captions in data_root")
+    video_column: str | None = Field(None, description="video column, or text file of paths in data_root")
+    layout: str | None = Field(None, description="layout name; found out when not given")
+    shapes: ShapesConfig | None = Field(None, description="demo world in place of files")
+    dataset_class: str | None = Field(None, description="your subclass of TextVideoDataset, as module:Class")
+    num_frames: Positive = Field(16, description="frames of a training clip")
+    frame_size: Positive = Field(64, description="height and width in pixels")
+    height: Positive | None = Field(None, description="height in pixels, in place of frame_size")
+    width: Positive | None = Field(None, description="width in pixels, in place of frame_size")
+    fps: Annotated[float, Field(gt=0)] | None = Field(None, description="frames a second; none: evenly over the clip")
+    short: Literal["repeat_last", "loop", "error"] = Field("repeat_last", description="what to do with shorter clips")
+    augment: bool = Field(False, description="vary frames and captions where captions stay true")
+    caption_dropout: Fraction = Field(0.1, description="share of captions emptied, for guidance")
+    caption_prefix: str = Field("", description="trigger word put before every caption")
+    max_samples: Positive | None = Field(None, description="use the first clips only, for debugging")
+    val_fraction: Fraction = Field(0.05, description="share of clips kept for the validation loss")
+    num_workers: Annotated[int, Field(ge=0)] = Field(2, description="loader processes")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self.height or self.frame_size, self.width or self.frame_size
+
+
+class ModelConfig(_Section):
+    """The denoiser. See `UNet3D` for what each argument means."""
+
+    kind: Literal["unet3d"] = Field("unet3d", description="architecture")
+    model_class: str | None = Field(None, description="your subclass of the architecture, as module:Class")
+    model_args: dict[str, Any] = Field({}, description="further arguments of that class")
+    model_channels: Positive = Field(128, description="width of the first level")
+    channel_mult: list[float] = Field([1, 2, 4], description="width of each level, in model_channels")
+    num_res_blocks: Positive = Field(2, description="residual blocks a level")
+    patch_size: list[Positive] = Field([1, 1, 1], description="space-to-depth patch (frames, height, width)")
+
+
+class TextConfig(_Section):
+    """What reads the captions."""
+
+    text_encoder: str = Field("builtin", description="builtin, clip, t5, a Hugging Face name or a folder")
+    text_width: Positive = Field(256, description="width of the built-in encoder")
+    text_layers: Positive = Field(2, description="layers of the built-in encoder")
+    vocab_size: Positive = Field(4096, description="largest vocabulary of the built-in tokenizer")
+    max_tokens: Positive = Field(77, description="tokens a caption can have")
+
+
+class DiffusionConfig(_Section):
+    """What the denoiser learns to predict, and how noise is laid on."""
+
+    objective: str | None = Field(None, description="your subclass of TextToVideoDiffusion, as module:Class")
+    schedule: Literal["cosine", "linear", "scaled_linear", "flow"] = Field("cosine", description="noise schedule")
+    num_timesteps: Positive = Field(1000, description="training timesteps")
+    prediction: Literal["epsilon", "v", "x0", "flow"] = Field("epsilon", description="what the model predicts")
+    weighting: Literal["uniform", "min_snr"] = Field("uniform", description="loss weight over noise levels")
+    min_snr_gamma: Annotated[float, Field(gt=0)] = Field(5.0, description="gamma of min-SNR weighting")
+    timesteps: Literal["uniform", "logit_normal"] = Field("uniform", description="how timesteps are drawn")
+    logit_mean: float = Field(0.0, description="mean of logit-normal timesteps; higher: more noise")
+    logit_std: Annotated[float, Field(gt=0)] = Field(1.0, description="width of logit-normal timesteps")
+
+
+class OptimConfig(_Section):
+    """How weights move."""
+
+    optimizer: str = Field("adamw", description="adamw, or your class as module:Class")
+    learning_rate: Annotated[float, Field(gt=0)] = Field(1e-4, description="highest learning rate")
+    lr_schedule: Literal["cosine", "constant"] = Field("cosine", description="after the warm-up")
+    warmup_steps: Annotated[int, Field(ge=0)] = Field(500, description="steps of linear warm-up")
+    min_lr_ratio: Annotated[float, Field(ge=0, le=1)] = Field(0.01, description="last learning rate over the highest")
+    betas: tuple[float, float] = Field((0.9, 0.99), description="AdamW betas")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(0.01, description="AdamW weight decay, on matrices")
+    max_grad_norm: Annotated[float, Field(gt=0)] = Field(1.0, description="gradient clipping")
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = Field(0.9999, description="averaging of weights; 0: none")
+
+
+class TrainConfig(_Section):
+    """How long, how large, how precise, and what is kept."""
+
+    num_epochs: Positive = Field(1000, description="passes over the data")
+    max_steps: Positive | None = Field(None, description="stop after this many steps")
+    batch_size: Positive = Field(4, description="clips a process and micro-step")
+    gradient_accumulation_steps: Positive = Field(1, description="micro-steps a step")
+    mixed_precision: Literal["no", "bf16", "fp16", "auto"] = Field(
+        "no", description="auto: bf16 where this machine computes it fast; bare flag: bf16"
+    )
+    gradient_checkpointing: bool = Field(False, description="less memory, about a third more time")
+    compile: bool = Field(False, description="torch.compile, where a compiler is found")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to compute")
+    init_from: Path | None = Field(None, description="model folder to start from")
+    save_steps: Positive = Field(500, description="steps between checkpoints")
+    keep_checkpoints: Positive = Field(3, description="newest checkpoints kept; the best one always is")
+    eval_steps: Positive = Field(500, description="steps between validation losses")
+    max_val_clips: Positive = Field(64, description="clips in the validation loss")
+
+
+class PreviewConfig(_Section):
+    """Videos sampled while training."""
+
+    sample_steps: Annotated[int, Field(ge=0)] = Field(500, description="steps between sample videos; 0: none")
+    sample_prompts: list[str] = Field([], description="prompts; none: validation captions")
+    num_samples: Positive = Field(4, description="videos, where no prompts are given")
+    num_inference_steps: Positive = Field(50, description="sampling steps")
+    guidance_scale: float = Field(3.0, description="classifier-free guidance of sample videos")
+    scheduler: str | None = Field(None, description="sampler by name; none: the model's own")
+
+
+class TrackingConfig(_Section):
+    """Where figures go besides metrics.jsonl."""
+
+    no_wandb: bool = Field(False, description="do not log to wandb, even where it is logged in")
+    no_tensorboard: bool = Field(False, description="do not write TensorBoard files")
+    project: str = Field("text2video", description="wandb project")
+    log_steps: Positive = Field(10, description="steps between trackers' points; metrics.jsonl has every step")
+
+
+class RunConfig(_Section):
+    """A complete run. `RunConfig()` holds the defaults of a model trained from scratch."""
+
+    output_dir: Path = Field(Path("runs/run"), description="the run's folder")
+    seed: int = Field(0, ge=0, description="everything random follows from it")
+    data: DataConfig = DataConfig()  # pyright: ignore[reportCallIssue]
+    model: ModelConfig = ModelConfig()  # pyright: ignore[reportCallIssue]
+    text: TextConfig = TextConfig()  # pyright: ignore[reportCallIssue]
+    diffusion: DiffusionConfig = DiffusionConfig()  # pyright: ignore[reportCallIssue]
+    optim: OptimConfig = OptimConfig()  # pyright: ignore[reportCallIssue]
+    train: TrainConfig = TrainConfig()  # pyright: ignore[reportCallIssue]
+    preview: PreviewConfig = PreviewConfig()  # pyright: ignore[reportCallIssue]
+    tracking: TrackingConfig = TrackingConfig()  # pyright: ignore[reportCallIssue]
+
+    @model_validator(mode="after")
+    def _cross_check(self) -> "RunConfig":
+        files = [self.data.data_dir, self.data.data_root, self.data.dataset_file]
+        if self.data.shapes is not None and any(files):
+            raise ValueError("data.shapes makes its own clips: leave out data_dir, data_root and dataset_file")
+        return self
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> "RunConfig":
+        """A configuration from YAML, with command-line tokens (`["--seed", "1"]`) laid over it.
+
+        Raises:
+            UsageError: the file is missing or not YAML, a key is unknown or given twice, or a value breaks its rule.
+        """
+        return cls.build(read_yaml(Path(path)), overrides)
+
+    @classmethod
+    def build(cls, values: Mapping[str, Any], overrides: Sequence[str] = ()) -> "RunConfig":
+        """A configuration from nested values, with command-line tokens laid over them."""
+        return validated(merged(dict(values), parse_flags(overrides)))
+
+    def to_yaml(self) -> str:
+        """The whole configuration as YAML; `RunConfig.load` of it gives an equal configuration."""
+        from io import StringIO
+
+        yaml, text = YAML(typ="safe"), StringIO()
+        yaml.default_flow_style = False
+        yaml.sort_base_mapping_type_on_output = False  # pyright: ignore[reportAttributeAccessIssue]
+        yaml.dump(self.model_dump(mode="json"), text)
+        return text.getvalue()
+
+
+# Other tools' names for the same thing.
+ALIASES = {
+    "epochs": "train.num_epochs",
+    "video_length": "data.num_frames",
+    "num_inference_steps": "preview.num_inference_steps",
+    "guidance_scale": "preview.guidance_scale",
+}
+# What a flag without a value means, where that is not simply true.
+BARE = {"train.mixed_precision": "bf16", "data.shapes": {}}
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Nested values from a YAML 1.2 file. Duplicate keys are refused."""
+    if not path.is_file():
+        raise UsageError(
+            f"There is no configuration {str(path)!r}. Give the path of a YAML file, such as one in configs/."
+        )
+    try:
+        values = YAML(typ="safe").load(path.read_text(encoding="utf-8-sig"))
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UsageError(f"{path} holds a {type(values).__name__}. A configuration is a mapping of sections to values.")
+    return values
+
+
+def fields(section: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Every field as (dotted name, field), sections unfolded, in the order of the classes."""
+    for name, field in section.model_fields.items():
+        inner = _section_of(field.annotation)
+        if inner is None or type(None) in get_args(field.annotation):  # an optional section is a value too
+            yield prefix + name, field
+        if inner is not None:
+            yield from fields(inner, f"{prefix}{name}.")
+
+
+def flag_names() -> dict[str, str]:
+    """Every accepted flag (without dashes) -> dotted field name."""
+    dotted = [name for name, _ in fields()]
+    last = [name.rsplit(".", 1)[-1] for name in dotted]
+    unique = {short: name for short, name in zip(last, dotted, strict=True) if last.count(short) == 1}
+    return unique | ALIASES | {name: name for name in dotted}
+
+
+def parse_flags(tokens: Sequence[str]) -> dict[str, Any]:
+    """`--name value`, `--name=value` and bare `--name` as {dotted name: value}; `-` and `_` in names are the same.
+
+    Values are read as YAML scalars, so `1e-4`, `null` and `[1, 2]` mean what they look like; fields that hold lists
+    take several values.
+
+    Raises:
+        UsageError: an unknown flag, with the nearest known ones, or a value where none belongs.
+    """
+    known, kinds = flag_names(), dict(fields())
+    values: dict[str, Any] = {}
+    position = 0
+    while position < len(tokens):
+        token = tokens[position]
+        position += 1
+        if not token.startswith("--"):
+            raise UsageError(f"{token!r} stands where an option is expected. Options begin with --, as in --seed 1.")
+        flag, equals, inline = token[2:].partition("=")
+        flag = flag.replace("-", "_")
+        if flag not in known:
+            raise UsageError(
+                f"There is no option --{flag}.{_did_you_mean(flag, known, '--')} `text2video train --help` lists all."
+            )
+        name = known[flag]
+        given = [inline] if equals else []
+        while not equals and position < len(tokens) and not _is_flag(tokens[position]):
+            given.append(tokens[position])
+            position += 1
+        values[name] = _flag_value(flag, name, given, kinds[name].annotation)
+    return values
+
+
+def merged(values: dict[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested `values` with dotted `flags` laid over them."""
+    for name, value in flags.items():
+        *sections, last = name.split(".")
+        place = values
+        for section in sections:
+            if not isinstance(place.get(section), dict):
+                place[section] = {}
+            place = place[section]
+        place[last] = value
+    return values
+
+
+def validated(values: Mapping[str, Any]) -> RunConfig:
+    """A `RunConfig`, or one UsageError that names every wrong key and value."""
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise UsageError("The configuration cannot be used. " + " ".join(map(_in_words, error.errors()))) from None
+
+
+def _in_words(error: Any) -> str:
+    where = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        siblings = [
+            name.rpartition(".")[2] for name, _ in fields() if name.rpartition(".")[0] == where.rpartition(".")[0]
+        ]
+        top = list(RunConfig.model_fields) if "." not in where else []
+        return f"There is no {where!r}.{_did_you_mean(str(error['loc'][-1]), [*siblings, *top])}"
+    if error["type"] == "value_error":
+        return f"{error['ctx']['error']}."
+    return f"{where} is {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}."
+
+
+def _did_you_mean(name: str, known: Any, dashes: str = "") -> str:
+    near = difflib.get_close_matches(name, list(known), n=3)
+    return f" Did you mean {' or '.join(dashes + n for n in near)}?" if near else ""
+
+
+def _is_flag(token: str) -> bool:
+    return token.startswith("--") and len(token) > 2
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    kinds = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+
+
+def _flag_value(flag: str, name: str, given: list[str], annotation: Any) -> Any:
+    if not given:
+        if name in BARE:
+            return BARE[name]
+        if annotation is bool:
+            return True
+        raise UsageError(f"--{flag} needs a value, as in --{flag} {_example(annotation)}.")
+    many = get_origin(annotation) in (list, tuple)
+    if len(given) > 1 and not many:
+        raise UsageError(
+            f"--{flag} takes one value and got {len(given)}: {' '.join(given)}. Put quotes around a value with spaces."
+        )
+    if annotation is str or annotation == str | None or _holds_text(annotation):
+        return given if many else given[0]
+    values = [_scalar(value) for value in given]
+    return values if many and not isinstance(values[0], list) else values[0]
+
+
+def _holds_text(annotation: Any) -> bool:
+    return (get_origin(annotation) is list and get_args(annotation) == (str,)) or Path in (
+        annotation,
+        *get_args(annotation),
+    )
+
+
+def _scalar(text: str) -> Any:
+    try:
+        return YAML(typ="safe").load(text)
+    except YAMLError:
+        return text
+
+
+def _example(annotation: Any) -> str:
+    options = get_args(annotation) if get_origin(annotation) is Literal else ()
+    return str(options[0]) if options else "VALUE"

@@ -1,0 +1,83 @@
+"""Sampling with a diffusers scheduler, and classifier-free guidance (Ho and Salimans 2022)."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+from torch import Tensor
+
+from .objectives import Predict, convert, expand
+from .schedules import PREDICTIONS, Schedule
+
+_OURS = {theirs: ours for ours, theirs in PREDICTIONS.items()}
+
+
+def guided(predict: Predict, scale: float, negative: dict[str, Any] | None) -> Predict:
+    """A prediction pushed away from the negative condition: negative + scale (positive - negative).
+
+    Both are predicted in one call of twice the batch. Without a negative condition, or at scale 1, nothing changes.
+    """
+    if negative is None or scale == 1.0:
+        return predict
+
+    def predict_guided(x_t: Tensor, t: Tensor, condition: dict[str, Any]) -> Tensor:
+        both = {name: torch.cat([negative[name], condition[name]]) for name in condition}
+        away, towards = predict(torch.cat([x_t, x_t]), torch.cat([t, t]), both).float().chunk(2)
+        return away + scale * (towards - away)
+
+    return predict_guided
+
+
+def default_steps(scheduler: Any) -> int:
+    """Steps where none are asked for: ancestral DDPM walks all its timesteps, the others take 50."""
+    return scheduler.config.num_train_timesteps if type(scheduler).__name__ == "DDPMScheduler" else 50
+
+
+@torch.no_grad()
+def sample(
+    predict: Predict,
+    scheduler: Any,
+    noise: Tensor,
+    condition: dict[str, Any],
+    prediction: str = "epsilon",
+    num_inference_steps: int | None = None,
+    generator: torch.Generator | Sequence[torch.Generator] | None = None,
+    on_step: Callable[[int, int, Tensor], None] | None = None,
+) -> Tensor:
+    """x_0 `[B, C, T, H, W]` float32, from noise of that shape.
+
+    Args:
+        predict: the (guided) model.
+        scheduler: a diffusers scheduler; its noise, if it adds any, comes from `generator`.
+        prediction: what the model predicts, which may differ from what the scheduler takes.
+        num_inference_steps: `default_steps` where none are given.
+        on_step: called with (step, steps, x_t) after each step.
+    """
+    schedule = Schedule.from_scheduler(scheduler)
+    # FlowMatchEuler has no prediction_type: it takes a velocity.
+    wanted = _OURS[scheduler.config.get("prediction_type", "flow_prediction")]
+    _set_timesteps(scheduler, num_inference_steps or default_steps(scheduler), noise.device)
+    draws = "generator" in scheduler.step.__code__.co_varnames
+    x_t = noise if schedule.is_flow else noise * scheduler.init_noise_sigma
+    for step, t in enumerate(scheduler.timesteps):
+        scaled = scheduler.scale_model_input(x_t, t) if hasattr(scheduler, "scale_model_input") else x_t
+        # Some schedulers cut the straight path's timesteps to whole numbers; their sigmas are exact.
+        exact = scheduler.sigmas[step] * schedule.num_timesteps if schedule.is_flow else t
+        level = exact.to(scaled.device, torch.float32).expand(len(scaled))  # [B]
+        output = predict(scaled, level, condition).float()
+        alpha, sigma = (expand(value, scaled) for value in schedule.alpha_sigma(level))
+        output = convert(output, prediction, wanted, scaled, alpha, sigma)
+        x_t = scheduler.step(output, t, x_t, **({"generator": generator} if draws else {})).prev_sample
+        if on_step:
+            on_step(step, len(scheduler.timesteps), x_t)
+    return x_t
+
+
+def _set_timesteps(scheduler: Any, steps: int, device: torch.device) -> None:
+    if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
+        # Left alone, it spends its last step on sigma = 1 / num_timesteps, where nothing is left to do.
+        scheduler.set_timesteps(sigmas=np.linspace(1.0, 1.0 / steps, steps).tolist(), device=device)
+    else:
+        scheduler.set_timesteps(steps, device=device)

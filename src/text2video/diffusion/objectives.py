@@ -1,0 +1,159 @@
+"""What a denoiser learns: predictions, their conversions, loss weights, and the text-to-video diffusion objective.
+
+With x_t = alpha x_0 + sigma noise, a model may predict (Salimans and Ho 2022; Lipman et al. 2022)
+
+    epsilon = noise          v = alpha noise - sigma x_0          x0 = x_0          flow = noise - x_0
+
+Each determines the others, so training and sampling may use different ones.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import UsageError
+from .schedules import PREDICTIONS, Schedule
+
+Predict = Callable[[Tensor, Tensor, dict[str, Any]], Tensor]
+"""(x_t `[B, C, T, H, W]`, t `[B]`, condition) -> prediction `[B, C, T, H, W]`."""
+
+
+def expand(values: Tensor, like: Tensor) -> Tensor:
+    """`[B]` -> `[B, 1, 1, 1, 1]`: the one place where time meets video."""
+    return values.view(-1, *[1] * (like.ndim - 1))
+
+
+def target(prediction: str, x_0: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """What a perfect model would answer. alpha and sigma broadcast against x_0."""
+    if prediction == "epsilon":
+        return noise
+    if prediction == "v":
+        return alpha * noise - sigma * x_0
+    if prediction == "x0":
+        return x_0
+    return noise - x_0
+
+
+def to_x_0(prediction: str, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """The x_0 that a model's output stands for."""
+    if prediction == "epsilon":
+        return (x_t - sigma * output) / alpha
+    if prediction == "v":  # holds where alpha^2 + sigma^2 = 1, and divided by their sum everywhere
+        return (alpha * x_t - sigma * output) / (alpha.square() + sigma.square())
+    if prediction == "x0":
+        return output
+    return (x_t - sigma * output) / (alpha + sigma)
+
+
+def convert(output: Tensor, given: str, wanted: str, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """A model's output of one prediction as another. sigma must not be 0, unless x0 is wanted."""
+    if given == wanted:
+        return output
+    x_0 = to_x_0(given, output, x_t, alpha, sigma)
+    return x_0 if wanted == "x0" else target(wanted, x_0, (x_t - alpha * x_0) / sigma, alpha, sigma)
+
+
+@dataclass
+class Batch:
+    """What one step trains on. `noise` and `u` are given, not drawn, so that a step can be repeated exactly."""
+
+    x_0: Tensor  # [B, C, T, H, W], in [-1, 1] or normalised latents
+    noise: Tensor  # [B, C, T, H, W], standard normal
+    u: Tensor  # [B] in (0, 1): which noise level, before the objective's own distribution
+    condition: dict[str, Any] = field(default_factory=dict)
+
+
+class Objective(Protocol):
+    """A batch -> a loss for each player. One player is the normal case; two make an adversarial game."""
+
+    def players(self, trainable: Iterable[Tensor]) -> dict[str, list[Tensor]]:
+        """Player -> its parameters; each player has its own optimiser."""
+        ...
+
+    def losses(self, predict: Predict, batch: Batch) -> Iterator[tuple[str, Tensor]]:
+        """(player, loss) in the order in which they step; the next is computed after the one before has stepped."""
+        ...
+
+
+class TextToVideoDiffusion:
+    """Diffusion over video, given text: the training objective (Ho et al. 2020, 2022).
+
+    Args:
+        schedule: cosine, linear, scaled_linear or flow.
+        num_timesteps: training timesteps.
+        prediction: epsilon, v, x0 or flow.
+        weighting: uniform, or min_snr (Hang et al. 2023).
+        min_snr_gamma: gamma of min_snr.
+        timesteps: uniform or logit_normal (Esser et al. 2024, section 3.1).
+        logit_mean, logit_std: of logit_normal; a higher mean trains more on noise.
+        shift: of the flow schedule.
+    """
+
+    def __init__(
+        self,
+        schedule: str = "cosine",
+        num_timesteps: int = 1000,
+        prediction: str = "epsilon",
+        weighting: str = "uniform",
+        min_snr_gamma: float = 5.0,
+        timesteps: str = "uniform",
+        logit_mean: float = 0.0,
+        logit_std: float = 1.0,
+        shift: float = 1.0,
+    ):
+        for value, known in (
+            (prediction, tuple(PREDICTIONS)),
+            (weighting, ("uniform", "min_snr")),
+            (timesteps, ("uniform", "logit_normal")),
+        ):
+            if value not in known:
+                raise UsageError(f"{value!r} is none of {', '.join(known)}.")
+        if schedule == "flow" and prediction == "epsilon":
+            raise UsageError(
+                "prediction epsilon says nothing about the video where the flow schedule is pure noise. "
+                "Choose prediction flow, x0 or v, or the cosine schedule."
+            )
+        self.schedule = Schedule(schedule, num_timesteps, shift)
+        self.prediction, self.weighting, self.min_snr_gamma = prediction, weighting, min_snr_gamma
+        self.timestep_distribution, self.logit_mean, self.logit_std = timesteps, logit_mean, logit_std
+
+    def players(self, trainable: Iterable[Tensor]) -> dict[str, list[Tensor]]:
+        """One player: everything that trains."""
+        return {"denoiser": list(trainable)}
+
+    def timesteps(self, u: Tensor) -> Tensor:
+        """Timesteps `[B]` from uniform numbers u `[B]` in (0, 1), by inverse transform sampling."""
+        if self.timestep_distribution == "logit_normal":
+            u = torch.sigmoid(self.logit_mean + self.logit_std * torch.special.ndtri(u.double())).float()
+        return self.schedule.timesteps(u)
+
+    def add_noise(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """x_t `[B, C, T, H, W]` at timesteps t `[B]`."""
+        alpha, sigma = self.schedule.alpha_sigma(t)
+        return expand(alpha, x_0) * x_0 + expand(sigma, x_0) * noise
+
+    def weight(self, t: Tensor) -> Tensor:
+        """Loss weight `[B]`. Min-SNR clips the weight that each prediction puts on x_0's error at gamma."""
+        if self.weighting == "uniform":
+            return torch.ones_like(t, dtype=torch.float32)
+        alpha, sigma = self.schedule.alpha_sigma(t)
+        snr = (alpha / sigma).square()
+        clipped = snr.clamp(max=self.min_snr_gamma)
+        # error of the prediction = (its factor) * error of x_0; dividing it out leaves min(snr, gamma) on x_0
+        factor = {"epsilon": snr, "v": (alpha.square() + sigma.square()).square() / sigma.square()}
+        factor |= {"x0": torch.ones_like(snr), "flow": ((alpha + sigma) / sigma).square()}
+        return clipped / factor[self.prediction].clamp(min=1e-8)
+
+    def losses(self, predict: Predict, batch: Batch) -> Iterator[tuple[str, Tensor]]:
+        """The weighted mean squared error of the prediction."""
+        t = self.timesteps(batch.u)
+        alpha, sigma = (expand(level, batch.x_0) for level in self.schedule.alpha_sigma(t))
+        x_t = alpha * batch.x_0 + sigma * batch.noise
+        output = predict(x_t, t, batch.condition).float()
+        wanted = target(self.prediction, batch.x_0, batch.noise, alpha, sigma)
+        error = F.mse_loss(output, wanted, reduction="none").mean(dim=(1, 2, 3, 4))  # [B]
+        yield "denoiser", (self.weight(t) * error).mean()

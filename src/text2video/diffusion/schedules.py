@@ -1,0 +1,131 @@
+"""Noise schedules: x_t = alpha(t) x_0 + sigma(t) noise, from data (t = 0) to noise (t = num_timesteps).
+
+Time is passed as `[B]` on the scale of the training timesteps; models see it unchanged. Two kinds of path are here:
+variance-preserving ones (DDPM, Ho et al. 2020; the cosine schedule of Nichol and Dhariwal 2021), whose timesteps are
+whole numbers 0 .. num_timesteps - 1, and the straight path of rectified flow (Liu et al. 2022; Lipman et al. 2022),
+whose timesteps are any number in (0, num_timesteps].
+
+Samplers are diffusers schedulers, by name. `Schedule.from_scheduler` reads the schedule back from a saved one.
+"""
+
+from typing import Any
+
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
+from torch import Tensor
+
+from ..errors import UsageError
+
+# Our name -> diffusers' name of a variance-preserving schedule of betas.
+BETAS: dict[str, Any] = {"cosine": "squaredcos_cap_v2", "linear": "linear", "scaled_linear": "scaled_linear"}
+# Our name -> diffusers' name of a prediction. "flow" stands in this table for schedulers that take a velocity.
+PREDICTIONS = {"epsilon": "epsilon", "v": "v_prediction", "x0": "sample", "flow": "flow_prediction"}
+SAMPLERS = ("ddpm", "ddim", "dpm++", "unipc", "euler", "flow")
+
+
+class Schedule:
+    """One noise schedule by name: cosine, linear, scaled_linear or flow.
+
+    Args:
+        name: which schedule.
+        num_timesteps: training timesteps.
+        shift: flow only: moves timesteps towards noise, sigma' = shift sigma / (1 + (shift - 1) sigma), for larger
+            videos (Esser et al. 2024, eq. 23).
+    """
+
+    def __init__(self, name: str = "cosine", num_timesteps: int = 1000, shift: float = 1.0):
+        if name not in (*BETAS, "flow"):
+            raise UsageError(f"There is no noise schedule {name!r}. Choose one of {', '.join(BETAS)}, flow.")
+        self.name, self.num_timesteps, self.shift = name, num_timesteps, shift
+        self._alphas_cumprod = None
+        if name != "flow":
+            self._alphas_cumprod = DDPMScheduler(num_timesteps, beta_schedule=BETAS[name]).alphas_cumprod.double()
+
+    @property
+    def is_flow(self) -> bool:
+        """Whether noise is laid on along a straight path."""
+        return self.name == "flow"
+
+    def alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(alpha, sigma), each `[B]` float32, at timesteps t `[B]`."""
+        if self._alphas_cumprod is None:
+            sigma = t.double() / self.num_timesteps
+            return (1 - sigma).float(), sigma.float()
+        cumprod = self._alphas_cumprod.to(t.device)[t.long()]
+        return cumprod.sqrt().float(), (1 - cumprod).sqrt().float()
+
+    def snr(self, t: Tensor) -> Tensor:
+        """Signal-to-noise ratio alpha^2 / sigma^2, `[B]`."""
+        alpha, sigma = self.alpha_sigma(t)
+        return (alpha / sigma).square()
+
+    def timesteps(self, u: Tensor) -> Tensor:
+        """Timesteps `[B]` at quantiles u `[B]` in (0, 1): 0 is the data's end, 1 the noise's."""
+        if self.is_flow:
+            u = self.shift * u / (1 + (self.shift - 1) * u)
+            return (u * self.num_timesteps).clamp(min=1e-3 * self.num_timesteps)
+        return (u * self.num_timesteps).floor().clamp(0, self.num_timesteps - 1)
+
+    def sampler(self, name: str | None = None, prediction: str = "epsilon", clip: bool = True) -> Any:
+        """A diffusers scheduler that samples along this schedule.
+
+        Args:
+            name: ddpm, ddim, dpm++, unipc, euler or flow; none: ddpm, or flow for the straight path.
+            prediction: what the model predicts: epsilon, v, x0 or flow.
+            clip: keep x_0 within [-1, 1] on the way (ddpm and ddim): right for pixels, wrong for latents.
+        """
+        name = name or ("flow" if self.is_flow else "ddpm")
+        if name not in SAMPLERS:
+            raise UsageError(f"There is no sampler {name!r}. Choose one of {', '.join(SAMPLERS)}.")
+        if self.is_flow:
+            return self._flow_sampler(name)
+        # Few steps of "leading" spacing would start at t = 900, where the training video still shows through.
+        common: dict[str, Any] = {
+            "num_train_timesteps": self.num_timesteps,
+            "beta_schedule": BETAS[self.name],
+            "prediction_type": PREDICTIONS[prediction if prediction != "flow" else "epsilon"],
+            "timestep_spacing": "trailing",
+        }
+        if name == "ddpm":
+            return DDPMScheduler(clip_sample=clip, **common)
+        if name == "ddim":
+            return DDIMScheduler(clip_sample=clip, set_alpha_to_one=True, **common)
+        if name == "dpm++":
+            return DPMSolverMultistepScheduler(algorithm_type="dpmsolver++", final_sigmas_type="zero", **common)
+        if name == "unipc":
+            return UniPCMultistepScheduler(final_sigmas_type="zero", **common)
+        if name == "euler":
+            return EulerDiscreteScheduler(final_sigmas_type="zero", **common)
+        raise UsageError(
+            f"The sampler 'flow' needs the schedule 'flow'; this model's is {self.name!r}. Try dpm++ or ddim."
+        )
+
+    def _flow_sampler(self, name: str) -> Any:
+        if name in ("flow", "euler"):
+            return FlowMatchEulerDiscreteScheduler(self.num_timesteps, shift=self.shift)
+        solvers = {"dpm++": DPMSolverMultistepScheduler, "unipc": UniPCMultistepScheduler}
+        if name in solvers:
+            return solvers[name](
+                self.num_timesteps,
+                prediction_type="flow_prediction",
+                use_flow_sigmas=True,
+                flow_shift=self.shift,
+                final_sigmas_type="zero",
+                timestep_spacing="trailing",
+            )
+        raise UsageError(
+            f"The sampler {name!r} does not follow the straight path of this model. Choose flow, dpm++ or unipc."
+        )
+
+    @classmethod
+    def from_scheduler(cls, scheduler: Any) -> "Schedule":
+        """The schedule that a (saved) diffusers scheduler follows."""
+        config = scheduler.config
+        if isinstance(scheduler, FlowMatchEulerDiscreteScheduler) or config.get("use_flow_sigmas"):
+            return cls("flow", config.num_train_timesteps, config.get("shift") or config.get("flow_shift") or 1.0)
+        names = {theirs: ours for ours, theirs in BETAS.items()}
+        return cls(names[config.beta_schedule], config.num_train_timesteps)
