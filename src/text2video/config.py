@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from .errors import UsageError
 
@@ -74,7 +74,13 @@ class ModelConfig(_Section):
     model_channels: Positive = Field(128, description="width of the first level")
     channel_mult: list[float] = Field([1, 2, 4], description="width of each level, in model_channels")
     num_res_blocks: Positive = Field(2, description="residual blocks a level")
+    attention: list[Literal["none", "time", "space+time", "full"]] = Field(
+        ["time", "space+time", "space+time"], description="self-attention of each level"
+    )
+    downsample_time: list[bool] = Field([False, False], description="whether a step to the next level halves frames")
     patch_size: list[Positive] = Field([1, 1, 1], description="space-to-depth patch (frames, height, width)")
+    conv: Literal["3d", "factorised"] = Field("3d", description="3D convolutions, or space then time")
+    head_dim: Positive = Field(64, description="width of an attention head")
 
 
 class TextConfig(_Section):
@@ -132,7 +138,7 @@ class TrainConfig(_Section):
     save_steps: Positive = Field(500, description="steps between checkpoints")
     keep_checkpoints: Positive = Field(3, description="newest checkpoints kept; the best one always is")
     eval_steps: Positive = Field(500, description="steps between validation losses")
-    max_val_clips: Positive = Field(64, description="clips in the validation loss")
+    val_samples: Positive = Field(64, description="samples in the validation loss: clips, noise and levels")
 
 
 class PreviewConfig(_Section):
@@ -141,7 +147,7 @@ class PreviewConfig(_Section):
     sample_steps: Annotated[int, Field(ge=0)] = Field(500, description="steps between sample videos; 0: none")
     sample_prompts: list[str] = Field([], description="prompts; none: validation captions")
     num_samples: Positive = Field(4, description="videos, where no prompts are given")
-    num_inference_steps: Positive = Field(50, description="sampling steps")
+    num_inference_steps: Positive | None = Field(None, description="sampling steps; none: 1000 for ddpm, else 50")
     guidance_scale: float = Field(3.0, description="classifier-free guidance of sample videos")
     scheduler: str | None = Field(None, description="sampler by name; none: the model's own")
 
@@ -205,8 +211,6 @@ class RunConfig(_Section):
 ALIASES = {
     "epochs": "train.num_epochs",
     "video_length": "data.num_frames",
-    "num_inference_steps": "preview.num_inference_steps",
-    "guidance_scale": "preview.guidance_scale",
 }
 # What a flag without a value means, where that is not simply true.
 BARE = {"train.mixed_precision": "bf16", "data.shapes": {}}
@@ -220,13 +224,17 @@ def read_yaml(path: Path) -> dict[str, Any]:
         )
     try:
         values = YAML(typ="safe").load(path.read_text(encoding="utf-8-sig"))
+    except MarkedYAMLError as error:
+        line = f" line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UsageError(f"{path}{line} is not valid YAML: {error.problem or error.context}.") from None
     except (YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
         raise UsageError(f"{path} holds a {type(values).__name__}. A configuration is a mapping of sections to values.")
-    return values
+    # a section whose lines are all commented out is an empty one
+    return {name: value for name, value in values.items() if value is not None or name not in RunConfig.model_fields}
 
 
 def fields(section: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
@@ -267,8 +275,9 @@ def parse_flags(tokens: Sequence[str]) -> dict[str, Any]:
         flag, equals, inline = token[2:].partition("=")
         flag = flag.replace("-", "_")
         if flag not in known:
+            names = known if "." in flag else [name for name in known if "." not in name]
             raise UsageError(
-                f"There is no option --{flag}.{_did_you_mean(flag, known, '--')} `text2video train --help` lists all."
+                f"There is no option --{flag}.{_did_you_mean(flag, names, '--')} `text2video train --help` lists all."
             )
         name = known[flag]
         given = [inline] if equals else []
@@ -280,15 +289,16 @@ def parse_flags(tokens: Sequence[str]) -> dict[str, Any]:
 
 
 def merged(values: dict[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested `values` with dotted `flags` laid over them."""
-    for name, value in flags.items():
+    """Nested `values` with dotted `flags` laid over them; a section's own flag comes before those of its fields."""
+    for name, value in sorted(flags.items(), key=lambda flag: flag[0].count(".")):
         *sections, last = name.split(".")
         place = values
         for section in sections:
             if not isinstance(place.get(section), dict):
                 place[section] = {}
             place = place[section]
-        place[last] = value
+        keeps = value == {} and isinstance(place.get(last), dict)  # a bare --shapes asks for what is there already
+        place[last] = place[last] if keeps else value
     return values
 
 
@@ -340,6 +350,8 @@ def _flag_value(flag: str, name: str, given: list[str], annotation: Any) -> Any:
             f"--{flag} takes one value and got {len(given)}: {' '.join(given)}. Put quotes around a value with spaces."
         )
     if annotation is str or annotation == str | None or _holds_text(annotation):
+        if given == ["null"] and type(None) in get_args(annotation):
+            return None
         return given if many else given[0]
     values = [_scalar(value) for value in given]
     return values if many and not isinstance(values[0], list) else values[0]
@@ -361,4 +373,4 @@ def _scalar(text: str) -> Any:
 
 def _example(annotation: Any) -> str:
     options = get_args(annotation) if get_origin(annotation) is Literal else ()
-    return str(options[0]) if options else "VALUE"
+    return str(options[0]) if options else {int: "1", float: "0.5"}.get(annotation, "VALUE")

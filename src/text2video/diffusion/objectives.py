@@ -7,7 +7,7 @@ With x_t = alpha x_0 + sigma noise, a model may predict (Salimans and Ho 2022; L
 Each determines the others, so training and sampling may use different ones.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -74,8 +74,8 @@ class Objective(Protocol):
         """Player -> its parameters; each player has its own optimiser."""
         ...
 
-    def losses(self, predict: Predict, batch: Batch) -> Iterator[tuple[str, Tensor]]:
-        """(player, loss) in the order in which they step; the next is computed after the one before has stepped."""
+    def loss(self, predict: Predict, batch: Batch, player: str) -> Tensor:
+        """The loss of one player. Players step one after another, in the order of `players`."""
         ...
 
 
@@ -148,12 +148,11 @@ class TextToVideoDiffusion:
         factor |= {"x0": torch.ones_like(snr), "flow": ((alpha + sigma) / sigma).square()}
         return clipped / factor[self.prediction].clamp(min=1e-8)
 
-    def losses(self, predict: Predict, batch: Batch) -> Iterator[tuple[str, Tensor]]:
-        """The weighted mean squared error of the prediction."""
+    def loss(self, predict: Predict, batch: Batch, player: str = "denoiser") -> Tensor:
+        """The weighted mean squared error of the prediction, a scalar."""
         t = self.timesteps(batch.u)
+        output = predict(self.add_noise(batch.x_0, batch.noise, t), t, batch.condition).float()
         alpha, sigma = (expand(level, batch.x_0) for level in self.schedule.alpha_sigma(t))
-        x_t = alpha * batch.x_0 + sigma * batch.noise
-        output = predict(x_t, t, batch.condition).float()
         wanted = target(self.prediction, batch.x_0, batch.noise, alpha, sigma)
         error = F.mse_loss(output, wanted, reduction="none").mean(dim=(1, 2, 3, 4))  # [B]
-        yield "denoiser", (self.weight(t) * error).mean()
+        return (self.weight(t) * error).mean()

@@ -1,0 +1,95 @@
+"""`text2video demo`: the main job from nothing to a report, on data that it makes itself."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .results import table, write_page
+from .terminal import progress, say
+
+if TYPE_CHECKING:
+    from ..config import RunConfig
+
+CONFIG = Path(__file__).parents[1] / "assets" / "demo.yaml"
+PROMPTS, BATCH = 256, 16
+CLIPS, SHOWN = 2000, 200  # files written for training to read; to look at, where training draws the same clips itself
+FAST = "--max_steps=6 --batch_size=2 --num_workers=0 --val_samples=2 --sample_steps=0 --num_inference_steps=2"
+
+
+def demo(*, output_dir: Path = Path("runs/demo"), fast: bool = False) -> None:
+    """Make a demo data set, train a small model on it, generate, check, and write one HTML report.
+
+    Prompts are of combinations of colour, shape and motion that no training clip has. A demo that was stopped goes on
+    where it stood when it is started again.
+
+    Args:
+        output_dir: The folder of data, run and report: a new one, or that of a demo before.
+        fast: A tiny run in seconds, to see that everything works; its videos show nothing.
+    """
+    from ..config import RunConfig
+    from ..data.shapes import write
+    from ..evaluation.shapes import evaluate_shapes
+    from ..families.base import choose_device, choose_dtype, family_of
+    from ..training.trainer import train
+
+    config = RunConfig.load(CONFIG, [f"--output_dir={output_dir}", *(FAST.split() if fast else ())])
+    data, final, evaluation, page = (output_dir / name for name in ("data", "final", "evaluation", "report.html"))
+    world, prompts = config.data.shapes, 8 if fast else PROMPTS
+    clips = 16 if fast else min(world.clips, SHOWN) if world else CLIPS
+    if world is None:
+        config.data.data_dir = data
+    begin(config)
+    times: dict[str, float] = {}
+
+    @contextmanager
+    def stage(name: str, what: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        times[name] = time.perf_counter() - started
+        say(f"{name:<11}{times[name]:>7.1f} s   {what}")
+
+    with stage("data", f"{clips} clips in {data}"), progress("writing clips", "clips") as report:
+        if not data.exists():  # it appears whole or not at all
+            seed, objects = (world.shapes_seed, world.max_objects) if world else (config.seed, 1)
+            frames, fps = config.data.num_frames, config.data.fps or 8
+            write(data, clips, seed, frames, fps=fps, max_objects=objects, progress=report)
+    done = final.is_dir()
+    with stage("training", f"{'done before, ' if done else ''}model in {final}"):
+        if not done:
+            train(config, resume=True)
+    with stage("evaluation", f"{prompts} videos, {evaluation}"), progress("evaluating", "videos") as report:
+        family = family_of(final)
+        pipe = family.open(final, choose_device(config.train.device), choose_dtype("float32"))
+        result = evaluate_shapes(family, pipe, prompts, batch_size=BATCH, model=str(final), on_progress=report)
+        result.save(evaluation)
+    with stage("report", "one page, with all that it shows inside"):
+        write_page(page, result, output_dir, times)
+    for line in table(result):
+        say(line)
+    say(page)
+    say(f"accuracy: {result.accuracy.rate:.1%}")
+
+
+def begin(config: "RunConfig") -> None:
+    """Make the folder a demo's: its run.yaml stands there from the start. A folder that holds other things is refused.
+
+    Raises:
+        UsageError: there is something else in the folder.
+    """
+    from ..config import RunConfig
+    from ..data.clips import write_file
+    from ..errors import UsageError
+
+    folder, mark = config.output_dir, config.output_dir / "run.yaml"
+    folder.mkdir(parents=True, exist_ok=True)
+    if all(path.name.startswith(".") for path in folder.iterdir()):
+        write_file(mark, config.to_yaml())
+    before = RunConfig.load(mark) if mark.is_file() else None
+    if before:  # the folder may go by another path now
+        before.output_dir, before.data.data_dir = config.output_dir, config.data.data_dir
+    if before != config:
+        raise UsageError(
+            f"{folder} holds something else than this demo, and nothing is overwritten: choose another --output_dir."
+        )

@@ -1,0 +1,67 @@
+"""What a run would be: its whole configuration, parameter counts, shapes of a batch and steps. Writes nothing."""
+
+import os
+from typing import Any
+
+import torch
+
+from ..config import RunConfig
+from ..families.base import Family
+from ..pipelines import check_shape
+from ..training.data import RunData, collate, open_data
+from ..training.trainer import build
+
+
+def describe(config: RunConfig) -> str:
+    """The resolved configuration as YAML, and what follows from it as comments below.
+
+    Raises:
+        UsageError: the model cannot make videos of that shape.
+        DataError: there is nothing to train on.
+    """
+    data = open_data(config.data, config.seed)
+    family, pipe, _ = build(config, data.captions)
+    check_shape((config.data.num_frames, *config.data.size), family.strides(pipe))
+    lines = [*data.notes, *parameters(family, pipe), *shapes(config, data, family, pipe), *steps(config, data)]
+    return config.to_yaml() + "\n" + "\n".join(f"# {line}" for line in lines)
+
+
+def parameters(family: Family, pipe: Any) -> list[str]:
+    """A line on the size of each part."""
+    learning = family.trainable(pipe)
+    lines = []
+    for name, part in pipe.components.items():
+        if isinstance(part, torch.nn.Module):
+            count = sum(p.numel() for p in part.parameters())
+            lines.append(f"{name}: {count / 1e6:.2f}M parameters, {'trained' if name in learning else 'frozen'}")
+    return lines
+
+
+@torch.no_grad()
+def shapes(config: RunConfig, data: RunData, family: Family, pipe: Any) -> list[str]:
+    """Lines on the tensors of the first batch of videos."""
+    indices = range(len(data.train))
+    longest = max(data.train.shape(index) for index in indices)  # pictures are shorter
+    videos = [index for index in indices if data.train.shape(index) == longest]
+    size = config.train.batch_size
+    batch = collate([data.train[videos[row % len(videos)]] for row in range(size)])
+    latents = family.encode_video(pipe, batch["video"])
+    text = family.encode_text(pipe, family.trainable(pipe), batch["captions"])
+    lines = [f"video: {list(batch['video'].shape)} as batch, channels, frames, height, width"]
+    if latents.shape != batch["video"].shape:
+        lines.append(f"latents: {list(latents.shape)}")
+    return lines + [f"{name}: {list(value.shape)}" for name, value in {**text, **batch["conditions"]}.items()]
+
+
+def steps(config: RunConfig, data: RunData) -> list[str]:
+    """Lines on how long the run is."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    accumulation = config.train.gradient_accumulation_steps
+    per_step = config.train.batch_size * accumulation * processes
+    clips = len(data.train)
+    total = -(-config.train.num_epochs * clips // per_step)
+    return [
+        f"clips a step: {per_step} ({config.train.batch_size} x {accumulation} micro-steps x {processes} processes)",
+        f"steps an epoch: {clips / per_step:g} ({clips} clips)",
+        f"steps in all: {min(total, config.train.max_steps or total)}",
+    ]

@@ -1,0 +1,88 @@
+"""`text2video generate`: prompts from the command line, a file or the keyboard, to videos on disk."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from cyclopts.types import PositiveInt
+
+from ..errors import UsageError
+from .prompts import ask, asked_prompts, read_prompts
+from .sampling import AS_TRAINED, Sampling
+from .terminal import progress, say
+
+
+def generate(
+    *,
+    model: Annotated[Path | None, Parameter(name=["--model", "--model_path", "--checkpoint"])] = None,
+    prompts: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
+    prompt: str | None = None,
+    prompt_file: Path | None = None,
+    output_dir: Path = Path("outputs"),
+    output_video: Path | None = None,
+    save_gif: bool = False,
+    save_frames: bool = False,
+    visualize: bool = False,
+    sampling: Sampling = AS_TRAINED,
+    batch_size: PositiveInt = 1,
+    device: str = "auto",
+    dtype: str = "float32",
+) -> None:
+    """Make videos from prompts with a trained model.
+
+    Beside each video stands a JSON file with its prompt, seed and settings. Without a model, or without prompts, it
+    asks for them; an empty line ends.
+
+    Args:
+        model: A run's folder, or the model's folder in it.
+        prompts: One or more prompts, each in quotes.
+        prompt: One prompt.
+        prompt_file: A text file with a prompt a line.
+        output_dir: Folder for the videos, which are named by their prompts.
+        output_video: File for one video, in place of output_dir.
+        save_gif: Also write each video as a GIF.
+        save_frames: Also write each frame as a PNG.
+        visualize: Also write frames side by side as a PNG, of each video and of all together.
+        batch_size: Videos sampled together.
+        device: auto, cpu, cuda or mps.
+        dtype: float32, bfloat16 or float16.
+    """
+    wanted = [*(prompts or []), *([prompt] if prompt is not None else [])]
+    wanted += read_prompts(prompt_file) if prompt_file else []
+    if prompts == []:
+        raise UsageError("--prompts needs at least one prompt, in quotes.")
+    if any(not text.strip() for text in wanted):
+        raise UsageError("A prompt is empty. Say in it what the video shows.")
+    if output_video:
+        check_one_video(output_video, len(wanted) * sampling.num_videos_per_prompt)
+    model = model or ask_model()
+
+    from ..generation import Settings
+    from .videos import Videos
+
+    values = asdict(sampling)
+    side, seed = values.pop("frame_size"), values.pop("seed")
+    values |= {"height": sampling.height or side, "width": sampling.width or side}
+    extras = {"save_gif": save_gif, "save_frames": save_frames, "visualize": visualize}
+    videos = Videos(model, device, dtype, output_dir, output_video, extras, batch_size)
+    for some in [wanted] if wanted else asked_prompts():
+        with progress("generating", "steps") as report:
+            for path in videos.make(some, Settings(**values, seed=seed), report):
+                say(path)
+        seed += len(some) * sampling.num_videos_per_prompt
+
+
+def ask_model() -> Path:
+    """The model's path from the keyboard."""
+    if answer := ask("Model: "):
+        return Path(answer).expanduser()
+    raise UsageError("No model is named. Give --model with a run's folder, or the model's folder in it.")
+
+
+def check_one_video(path: Path, count: int) -> None:
+    """Whether the videos fit into the one file that is named."""
+    if count > 1:
+        raise UsageError(f"--output_video names one file, and {count} videos are asked for. Use --output_dir for them.")
+    if path.suffix.lower() not in (".mp4", ".gif"):
+        raise UsageError(f"--output_video is {path}. A video is written as .mp4 or .gif: let the name end so.")

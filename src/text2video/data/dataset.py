@@ -1,0 +1,182 @@
+"""A captioned clip as tensors: frames in [-1, 1] and one caption, the same for the same (seed, epoch, clip).
+
+Whatever is random (the window, which of several captions, augmentation) is drawn from `(seed, epoch, clip id)` and from
+nothing else, so that any number of workers gives the same run, and a resumed run goes on with the same clips.
+"""
+
+import logging
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch.utils.data import Dataset
+
+from .. import video as video_files
+from ..errors import DataError, UsageError, VideoError
+from .clips import Clip, Manifest, stable_hash
+from .flips import stays_true_when_flipped, vary_text
+from .layouts import read_layout
+
+log = logging.getLogger(__name__)
+
+
+class TextVideoDataset(Dataset[dict[str, Any]]):
+    """Captioned clips for training.
+
+    An item is `{"video": float32 [C, T, H, W] in [-1, 1], "caption": str, "id": str, "conditions": {}}`. It is asked
+    for by `dataset[index]` (epoch 0) or `dataset[index, epoch]`. A picture is a clip of one frame (T = 1): `shape`
+    tells a sampler, so that a batch has one shape.
+
+    A clip that cannot be decoded is replaced by the next one of the same shape, and named once in the log.
+
+    Subclasses can override `augment_text` and `augment_video`; both are called with `augment=True` only.
+
+    Args:
+        data: a data folder or table (see `read_layout`), a Manifest, or clips.
+        num_frames: frames of a video clip.
+        frame_size: height and width in pixels, where these are not given.
+        height, width: the size in pixels; clips are scaled to cover it, and cropped in the middle.
+        fps: frames per second to sample at; None takes frames evenly spaced over the clip.
+        seed: of everything random.
+        augment: vary frames and captions where captions stay true.
+        caption_prefix: put before every caption, as a trigger word.
+        short: what becomes of clips that are too short: see `video.sample`.
+        random_window: with `fps`, where in the clip the frames begin: anywhere, or in the middle.
+
+    Raises:
+        UsageError: a count or size below 1.
+        DataError: no clip can be used.
+    """
+
+    def __init__(
+        self,
+        data: str | Path | Manifest | Sequence[Clip],
+        *,
+        num_frames: int = 16,
+        frame_size: int = 64,
+        height: int | None = None,
+        width: int | None = None,
+        fps: float | None = None,
+        seed: int = 0,
+        augment: bool = False,
+        caption_prefix: str = "",
+        short: Literal["repeat_last", "loop", "error"] = "repeat_last",
+        random_window: bool = True,
+    ):
+        self.num_frames = num_frames
+        self.height, self.width = height or frame_size, width or frame_size
+        if min(num_frames, self.height, self.width) < 1 or (fps is not None and not fps > 0):
+            raise UsageError(
+                f"{num_frames} frames of {self.width}x{self.height} pixels at {fps} fps cannot be sampled: "
+                "every number has to be above 0."
+            )
+        if isinstance(data, str | Path):
+            data = read_layout(data)
+        self.clips = list(data.clips if isinstance(data, Manifest) else data)
+        if not self.clips:
+            raise DataError("The data set holds no clip. `text2video data check` says what is there and what is wrong.")
+        self.fps = fps
+        self.seed = seed
+        self.augment = augment
+        self.caption_prefix = caption_prefix.strip()
+        self.short: Literal["repeat_last", "loop", "error"] = short
+        self.random_window = random_window
+        self._unreadable: dict[str, str] = {}  # why, by clip id
+
+    @classmethod
+    def from_dir(cls, data_dir: str | Path, **options: Any) -> Self:
+        """The same as giving the folder itself."""
+        return cls(data_dir, **options)
+
+    @property
+    def ids(self) -> list[str]:
+        """The clips' ids, by index."""
+        return [clip.id for clip in self.clips]
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def shape(self, index: int) -> tuple[int, int, int]:
+        """(frames, height, width) of the item."""
+        return (1 if self.clips[index].is_picture else self.num_frames, self.height, self.width)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
+        index, epoch = key if isinstance(key, tuple) else (key, 0)
+        index = range(len(self.clips))[index]
+        shape, size = self.shape(index), len(self.clips)
+        for candidate in (n % size for n in range(index, index + size)):
+            clip = self.clips[candidate]
+            if clip.id in self._unreadable or self.shape(candidate) != shape:
+                continue
+            try:
+                frames = self._frames(clip, shape, epoch)
+            except Exception as error:  # a decoder meets any bytes and may answer with any error
+                self._unreadable[clip.id] = reason = str(error) if isinstance(error, VideoError) else repr(error)
+                log.warning("%s is left out, the next clip takes its place: %s", clip.id, reason)
+            else:
+                return self._item(clip, frames, epoch)
+        clip = self.clips[index]
+        raise DataError(
+            f"No clip of {shape[0]} frames can be read. {clip.id}: {self._unreadable[clip.id]} "
+            "`text2video data check` says what is wrong with each."
+        )
+
+    def _frames(self, clip: Clip, shape: tuple[int, int, int], epoch: int) -> np.ndarray:
+        """uint8 `[T, H, W, 3]`."""
+        return video_files.sample(
+            clip.path,
+            shape[0],
+            fps=self.fps,
+            height=shape[1],
+            width=shape[2],
+            rng=self._rng("window", epoch, clip) if self.random_window else None,
+            start=clip.start,
+            end=clip.end,
+            short=self.short,
+        ).frames
+
+    def _item(self, clip: Clip, frames: np.ndarray, epoch: int) -> dict[str, Any]:
+        video = torch.from_numpy(frames).permute(3, 0, 1, 2).float() / 127.5 - 1  # [C, T, H, W]
+        caption = clip.captions[int(self._rng("caption", epoch, clip).integers(len(clip.captions)))]
+        if self.augment:
+            caption = self.augment_text(caption, self._rng("augment_text", epoch, clip))
+            video = self.augment_video(video, caption, self._rng("augment_video", epoch, clip))
+        caption = f"{self.caption_prefix} {caption}".strip()
+        return {"video": video.contiguous(), "caption": caption, "id": clip.id, "conditions": {}}
+
+    def _rng(self, purpose: str, epoch: int, clip: Clip) -> np.random.Generator:
+        return np.random.default_rng(stable_hash(purpose, self.seed, epoch, clip.id))
+
+    def augment_text(self, caption: str, rng: np.random.Generator) -> str:
+        """The caption in other words that are as true. Override it for your own; draw only from `rng`."""
+        return vary_text(caption, rng)
+
+    def augment_video(self, video: torch.Tensor, caption: str, rng: np.random.Generator) -> torch.Tensor:
+        """The video changed a little, alike in every frame, so that the caption stays true.
+
+        Brightness and contrast by up to 10%, a zoom by up to 10%, and half of the time a mirror image where the caption
+        names nothing that a mirror changes. Never backwards in time. Override it for your own; draw only from `rng`.
+
+        Args:
+            video: float `[C, T, H, W]` in [-1, 1].
+            caption: what it shows, without the prefix.
+            rng: of this clip and epoch.
+
+        Returns:
+            float `[C, T, H, W]` in [-1, 1].
+        """
+        contrast, brightness = rng.uniform(0.9, 1.1), rng.uniform(-0.1, 0.1)
+        zoom, down, right, flip = rng.uniform(0.9, 1.0), rng.random(), rng.random(), rng.random() < 0.5
+        height, width = video.shape[-2:]
+        h, w = math.ceil(height * zoom), math.ceil(width * zoom)
+        top, left = round((height - h) * down), round((width - w) * right)
+        if (h, w) != (height, width):
+            cut = video[..., top : top + h, left : left + w].transpose(0, 1)  # [T, C, h, w]
+            video = F.interpolate(cut, size=(height, width), mode="bicubic", align_corners=False).transpose(0, 1)
+        if flip and stays_true_when_flipped(caption):
+            video = video.flip(-1)
+        return (video * contrast + brightness).clamp(-1, 1)

@@ -1,0 +1,154 @@
+"""Prompts -> videos -> files: the one sampling path of training previews, command line, evaluation and server.
+
+A video is a function of model, prompt, seed and settings alone. Video k of a request has the seed `seed + k`, its own
+generator on the CPU, and is sampled alone, so that neither its neighbours nor the device's generator matter.
+"""
+
+import json
+import re
+import unicodedata
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import video
+from .errors import UsageError
+from .families.base import Family
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How videos are made; None means the model's own default."""
+
+    negative_prompt: str = ""
+    num_frames: int | None = None
+    height: int | None = None
+    width: int | None = None
+    fps: float | None = None
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    scheduler: str | None = None
+    seed: int = 0
+    num_videos_per_prompt: int = 1
+
+
+@dataclass(frozen=True)
+class Generated:
+    """One finished video and everything that made it."""
+
+    frames: np.ndarray  # uint8 [T, H, W, 3]
+    prompt: str
+    seed: int
+    fps: float
+    settings: Settings
+    model: str
+
+    def metadata(self) -> dict[str, Any]:
+        """Prompt, seed, model and settings, as stored with the video."""
+        settings = {k: v for k, v in asdict(self.settings).items() if k not in ("seed", "num_videos_per_prompt")}
+        return {"prompt": self.prompt, "seed": self.seed, "model": self.model, **settings, "fps": self.fps}
+
+
+def generate(
+    family: Family,
+    pipe: Any,
+    prompts: Sequence[str],
+    settings: Settings = Settings(),
+    model: str = "",
+    on_step: Callable[[int, int], None] | None = None,
+    on_frames: Callable[[Tensor], None] | None = None,
+    batch_size: int = 1,
+) -> Iterator[Generated]:
+    """The videos of each prompt, in order, as they are finished.
+
+    Args:
+        model: where the pipeline came from, for the metadata.
+        on_step: called with (step, steps) after each sampling step.
+        on_frames: called with each batch as float `[B, 3, T, H, W]` in [-1, 1].
+        batch_size: videos sampled together; more than one may change them by about 1e-5.
+
+    Raises:
+        UsageError: no prompts, or a size or sampler that the model cannot do.
+    """
+    if not prompts:
+        raise UsageError("There are no prompts. Give --prompts, --prompt or --prompt_file.")
+    if settings.scheduler:
+        pipe.use_sampler(settings.scheduler)
+    names = ("negative_prompt", "num_frames", "height", "width", "num_inference_steps", "guidance_scale")
+    asked = {name: getattr(settings, name) for name in names}
+    wanted = [prompt for prompt in prompts for _ in range(settings.num_videos_per_prompt)]
+    fps = settings.fps or pipe.config["fps"]
+    for first in range(0, len(wanted), batch_size):
+        some = wanted[first : first + batch_size]
+        seeds = range(settings.seed + first, settings.seed + first + len(some))
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        progress = (lambda step, steps, _: on_step(step, steps)) if on_step else None
+        batch = family.sample(pipe, some, generators, on_step=progress, **asked)
+        if on_frames:
+            on_frames(batch)
+        for prompt, seed, clip in zip(some, seeds, batch, strict=True):
+            yield Generated(to_uint8(clip), prompt, seed, fps, settings, model)
+
+
+def to_uint8(clip: Tensor) -> np.ndarray:
+    """`[3, T, H, W]` in [-1, 1] -> uint8 `[T, H, W, 3]`."""
+    levels = clip.float().clamp(-1, 1).add(1).mul(127.5).round()
+    return levels.to(torch.uint8).permute(1, 2, 3, 0).cpu().numpy()
+
+
+def save(
+    result: Generated, path: Path, save_gif: bool = False, save_frames: bool = False, visualize: bool = False
+) -> list[Path]:
+    """Write a video, its settings as JSON beside it, and what else is asked for; the paths written.
+
+    Args:
+        path: the MP4 (or GIF); the other files take its name.
+        save_gif: also NAME.gif.
+        save_frames: also NAME_frames/0000.png ...
+        visualize: also NAME_sheet.png, the frames side by side.
+    """
+    video.write(path, result.frames, result.fps, metadata=result.metadata())
+    written = [path, path.with_suffix(".json")]
+    written[1].write_text(json.dumps(result.metadata(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    if save_gif and path.suffix != ".gif":
+        written.append(path.with_suffix(".gif"))
+        video.write(written[-1], result.frames, result.fps)
+    if save_frames:
+        written.append(path.with_name(f"{path.stem}_frames"))
+        video.write_frames(written[-1], result.frames)
+    if visualize:
+        written.append(path.with_name(f"{path.stem}_sheet.png"))
+        video.contact_sheet(written[-1], [result.frames])
+    return written
+
+
+def file_names(prompts: Sequence[str], suffix: str = ".mp4", longest: int = 60) -> list[str]:
+    """A safe and distinct file name for each prompt: letters of any script and digits, joined by dashes.
+
+    Slashes, dots and characters that some system refuses are left out, so a name never leaves its folder; duplicates
+    are numbered.
+    """
+    taken: set[str] = set()
+    names = []
+    for prompt in prompts:
+        words = re.findall(r"[^\W_]+", unicodedata.normalize("NFKC", prompt).lower())
+        stem = _cut("-".join(words), longest) or "video"
+        # Windows keeps these names for devices.
+        stem = f"{stem}-video" if re.fullmatch(r"con|prn|aux|nul|(com|lpt)\d", stem) else stem
+        name, number = stem, 1
+        while name in taken:
+            number += 1
+            name = f"{stem}-{number}"
+        taken.add(name)
+        names.append(name + suffix)
+    return names
+
+
+def _cut(text: str, longest: int) -> str:
+    # File systems count bytes: 60 characters of some scripts are 240 bytes, and 255 is the limit.
+    return text[:longest].encode()[:200].decode(errors="ignore").strip("-")

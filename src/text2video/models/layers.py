@@ -1,0 +1,127 @@
+"""Small layers that several models share."""
+
+import math
+from typing import Any, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Layer = TypeVar("Layer", bound=nn.Module)
+
+
+def sinusoid(positions: Tensor, channels: int, max_period: float = 10_000.0) -> Tensor:
+    """Cosines and sines of each position at geometrically spaced frequencies, float32 `[..., channels]`.
+
+    Section 3.5 of Vaswani et al. 2017 (arXiv:1706.03762). An odd last channel is zero.
+    """
+    half = channels // 2
+    exponents = torch.arange(half, dtype=torch.float32, device=positions.device) / half
+    angles = positions.float()[..., None] * torch.exp(-math.log(max_period) * exponents)  # [..., half]
+    return F.pad(torch.cat([angles.cos(), angles.sin()], dim=-1), (0, channels % 2))  # [..., channels]
+
+
+def zeroed(layer: Layer) -> Layer:
+    """The layer with every parameter at zero: a residual branch that ends in it starts as nothing."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
+class TimestepEmbedding(nn.Module):
+    """Timesteps `[B]`, whole or fractional, on the scale 0 to 1000 -> `[B, width]`."""
+
+    def __init__(self, frequencies: int, width: int):
+        super().__init__()
+        self.frequencies = frequencies
+        self.first = nn.Linear(frequencies, width)
+        self.second = nn.Linear(width, width)
+
+    def forward(self, timestep: Tensor) -> Tensor:
+        h = sinusoid(timestep, self.frequencies).to(self.first.weight.dtype)  # [B, frequencies]
+        return self.second(F.silu(self.first(h)))  # [B, width]
+
+
+class ModulatedNorm(nn.Module):
+    """`silu(norm(x) * (1 + scale) + shift)`: group normalisation, a scale and a shift for each sample, SiLU.
+
+    Groups of 16 channels or more, at most 32 of them. Statistics are float32 whatever the input's type.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.groups = math.gcd(channels, min(32, max(1, channels // 16)))
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
+        """`x` `[B, C, T, H, W]`, `scale` and `shift` `[B, C]`, both or neither."""
+        gain, offset = self.weight.float()[None], self.bias.float()[None]  # each [1, C]
+        if scale is not None and shift is not None:
+            gain = gain * (1 + scale.float())
+            offset = self.bias.float() * (1 + scale.float()) + shift.float()  # each [B, C]
+        gain, offset = gain.expand(len(x), -1), offset.expand(len(x), -1)
+        return _NormAffineSiLU.apply(x, gain, offset, self.groups)
+
+
+class _NormAffineSiLU(torch.autograd.Function):
+    """`y = silu(z)`, `z = n * gain + offset`, `n = (x - mean) / std` in each group, with its gradients by hand.
+
+    The same as the three operations in turn, but over a channels-last tensor on a CPU their backward passes take
+    3 to 9 times as long: the sums behind the gradients of gain and offset run along the slow axis, and
+    the group norm's own backward pass is slow in bfloat16.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gain: Tensor, offset: Tensor, groups: int) -> Tensor:
+        b, c, positions = len(x), x.shape[1], x[0, 0].numel()
+        one, zero = torch.ones_like(gain[0]), torch.zeros_like(gain[0])  # float32, so the statistics are too
+        n, _, inverse_std = torch.native_group_norm(x, one, zero, b, c, positions, groups, 1e-5)
+        ctx.save_for_backward(n, inverse_std, gain, offset)
+        return F.silu(_affine(n, gain, offset), inplace=True)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor):
+        n, inverse_std, gain, offset = ctx.saved_tensors
+        groups = inverse_std.shape[-1]
+        dz = torch.ops.aten.silu_backward(gradients[0], _affine(n, gain, offset))
+        d_offset = dz.sum((2, 3, 4)).float()  # [B, C]
+        d_gain = (dz * n).sum((2, 3, 4)).float()  # [B, C]
+        # dx = (dn - mean(dn) - n mean(dn n)) / std, dn = dz gain, the means over each group
+        count = n[0].numel() / groups
+        mean_dn = (d_offset * gain).unflatten(1, (groups, -1)).sum(-1) / count  # [B, G]
+        mean_dn_n = (d_gain * gain).unflatten(1, (groups, -1)).sum(-1) / count  # [B, G]
+        per_channel = n.shape[1] // groups
+        inverse_std = inverse_std.view(mean_dn.shape)
+        along_n = (-inverse_std * mean_dn_n).repeat_interleave(per_channel, 1)  # [B, C]
+        constant = (-inverse_std * mean_dn).repeat_interleave(per_channel, 1)  # [B, C]
+        along_dz = inverse_std.repeat_interleave(per_channel, 1) * gain  # [B, C]
+        dx = torch.addcmul(_affine(n, along_n, constant), dz, _spread(along_dz, dz))
+        return dx, d_gain, d_offset, None
+
+
+def _affine(x: Tensor, gain: Tensor, offset: Tensor) -> Tensor:
+    return torch.addcmul(_spread(offset, x), x, _spread(gain, x))
+
+
+def _spread(per_channel: Tensor, x: Tensor) -> Tensor:
+    """`[B, C]` -> `[B, C, 1, 1, 1]` in the type of `x`."""
+    return per_channel.to(x.dtype)[:, :, None, None, None]
+
+
+def space_to_depth(x: Tensor, factors: tuple[int, int, int]) -> Tensor:
+    """`[B, C, T, H, W]` -> `[B, t*h*w*C, T/t, H/h, W/w]`: each block of t x h x w positions becomes one."""
+    t, h, w = factors
+    b, c, frames, height, width = x.shape
+    x = x.permute(0, 2, 3, 4, 1).reshape(b, frames // t, t, height // h, h, width // w, w, c)
+    x = x.permute(0, 1, 3, 5, 2, 4, 6, 7).flatten(4)  # [B, T/t, H/h, W/w, t*h*w*C]
+    return x.permute(0, 4, 1, 2, 3)
+
+
+def depth_to_space(x: Tensor, factors: tuple[int, int, int]) -> Tensor:
+    """The inverse of `space_to_depth`: `[B, t*h*w*C, T, H, W]` -> `[B, C, T*t, H*h, W*w]`."""
+    t, h, w = factors
+    b, c, frames, height, width = x.shape
+    x = x.permute(0, 2, 3, 4, 1).reshape(b, frames, height, width, t, h, w, c // (t * h * w))
+    x = x.permute(0, 1, 4, 2, 5, 3, 6, 7).reshape(b, frames * t, height * h, width * w, -1)
+    return x.permute(0, 4, 1, 2, 3)  # [B, C, T*t, H*h, W*w], in memory as it was: channels last

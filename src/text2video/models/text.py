@@ -1,0 +1,219 @@
+"""Captions -> a sequence of token embeddings, by the built-in encoder or a pretrained CLIP, T5 or UMT5.
+
+The built-in encoder is a small transformer with its own byte-level BPE tokenizer (Sennrich et al. 2016), made from
+the captions of the run and trained together with the denoiser; it needs no download. Pretrained encoders are frozen,
+so that each caption is encoded once.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import ModelMixin
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from torch import Tensor, nn
+
+from ..errors import ModelError
+
+# Short names -> repositories, whose files are used from the disk where they are.
+PRETRAINED = {
+    "clip": "openai/clip-vit-large-patch14",
+    "clip-b32": "openai/clip-vit-base-patch32",
+    "t5": "google/t5-v1_1-base",
+    "umt5": "google/umt5-base",
+}
+
+
+@dataclass
+class TextEmbedding:
+    """Token embeddings of a batch of captions."""
+
+    hidden_states: Tensor  # [B, L, D]
+    mask: Tensor  # [B, L] bool, true where there is text
+
+    def condition(self) -> dict[str, Tensor]:
+        """As keyword arguments of a denoiser."""
+        return {"encoder_hidden_states": self.hidden_states, "encoder_attention_mask": self.mask}
+
+
+class BuiltinTextModel(ModelMixin, ConfigMixin):
+    """A bidirectional pre-norm transformer over caption tokens.
+
+    Args:
+        vocab_size: tokens of its tokenizer.
+        width: of the embeddings, a multiple of 32.
+        num_layers: transformer layers.
+        max_tokens: longest caption in tokens.
+    """
+
+    _supports_gradient_checkpointing = False
+
+    @register_to_config
+    def __init__(self, vocab_size: int, width: int = 256, num_layers: int = 2, max_tokens: int = 77):
+        super().__init__()
+        if width % 32:
+            raise ModelError(f"text_width is {width}; heads are 32 wide, so give a multiple of 32.")
+        self.token_embedding = nn.Embedding(vocab_size, width)
+        self.position_embedding = nn.Embedding(max_tokens, width)
+        self.layers = nn.ModuleList(_Layer(width) for _ in range(num_layers))
+        self.norm = nn.LayerNorm(width)
+        for embedding in (self.token_embedding, self.position_embedding):
+            nn.init.normal_(embedding.weight, std=width**-0.5)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Token ids `[B, L]` and their mask `[B, L]` -> embeddings `[B, L, width]`."""
+        x = self.token_embedding(input_ids) + self.position_embedding.weight[: input_ids.shape[1]]  # [B, L, D]
+        for layer in self.layers:
+            x = layer(x, attention_mask.bool()[:, None, None, :])
+        return self.norm(x)
+
+
+class _Layer(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.heads = width // 32
+        self.norm_attention, self.norm_mlp = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        b, length, width = x.shape
+        qkv = self.qkv(self.norm_attention(x)).view(b, length, 3, self.heads, 32)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [B, heads, L, 32]
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        x = x + self.out(attended.transpose(1, 2).reshape(b, length, width))
+        return x + self.mlp(self.norm_mlp(x))
+
+
+class TextEncoder:
+    """A tokenizer and a model that reads its tokens.
+
+    Args:
+        tokenizer: a transformers tokenizer.
+        model: a `BuiltinTextModel`, `CLIPTextModel`, `T5EncoderModel` or `UMT5EncoderModel`.
+        trainable: whether it learns with the denoiser; None: whether it is the built-in one.
+    """
+
+    def __init__(self, tokenizer: Any, model: nn.Module, trainable: bool | None = None):
+        self.tokenizer, self.model = tokenizer, model
+        self.trainable = isinstance(model, BuiltinTextModel) if trainable is None else trainable
+        self._known: dict[str, tuple[Tensor, Tensor]] = {}
+
+    @classmethod
+    def builtin(
+        cls, captions: Iterable[str], width: int = 256, layers: int = 2, vocab_size: int = 4096, max_tokens: int = 77
+    ) -> "TextEncoder":
+        """The built-in encoder, untrained, with a tokenizer made from `captions`."""
+        tokenizer = train_tokenizer(captions, vocab_size, max_tokens)
+        return cls(tokenizer, BuiltinTextModel(len(tokenizer), width, layers, max_tokens))
+
+    @classmethod
+    def open(cls, name: str | Path, **kwargs: Any) -> "TextEncoder":
+        """A pretrained encoder: clip, clip-b32, t5, umt5, a Hugging Face name, or a folder.
+
+        A folder is a transformers folder, or a finished model of ours, whose encoder is taken.
+
+        Raises:
+            ModelError: it is not on this machine and cannot be fetched, or is no text encoder.
+        """
+        from transformers import AutoConfig, AutoTokenizer, CLIPTextModel, T5EncoderModel, UMT5EncoderModel
+
+        folder = Path(name)
+        if (folder / "text_encoder").is_dir() and (folder / "tokenizer").is_dir():
+            config = json.loads((folder / "text_encoder" / "config.json").read_text(encoding="utf-8"))
+            if config.get("_class_name") != BuiltinTextModel.__name__:
+                return cls.open(folder / "text_encoder", **kwargs)
+            tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+            return cls(tokenizer, BuiltinTextModel.from_pretrained(folder / "text_encoder"))
+        source = PRETRAINED.get(str(name), str(name))
+        classes = {"clip": CLIPTextModel, "clip_text_model": CLIPTextModel, "t5": T5EncoderModel}
+        classes["umt5"] = UMT5EncoderModel
+        try:
+            kind = AutoConfig.from_pretrained(source).model_type
+            if kind not in classes:
+                raise ModelError(f"{name} is a {kind}. Text encoders can be CLIP, T5 or UMT5.")
+            model = classes[kind].from_pretrained(source, use_safetensors=True, **kwargs)
+            has_tokenizer = not folder.is_dir() or any(folder.glob("*token*")) or any(folder.glob("vocab*"))
+            tokenizer = AutoTokenizer.from_pretrained(source if has_tokenizer else folder.parent / "tokenizer")
+        except (OSError, ValueError) as error:
+            raise ModelError(
+                f"The text encoder {str(name)!r} is not on this machine and could not be fetched "
+                f"({str(error).splitlines()[0]}). Fetch it with `hf download {source}`, give its folder, "
+                f"or use --text_encoder builtin, which needs no download."
+            ) from None
+        return cls(tokenizer, model.eval().requires_grad_(False))
+
+    @property
+    def width(self) -> int:
+        """Width of the embeddings."""
+        config: Any = self.model.config
+        return config.get("width") if isinstance(self.model, BuiltinTextModel) else _width(config)
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest caption in tokens; what lies beyond is cut."""
+        return min(self.tokenizer.model_max_length, 512)
+
+    def __call__(self, captions: Sequence[str]) -> TextEmbedding:
+        """Embeddings `[B, L, D]` of captions, L the longest one's tokens."""
+        device = next(self.model.parameters()).device
+        if self.trainable:
+            return TextEmbedding(*self._encode(captions, device))
+        for caption in set(captions) - set(self._known):  # frozen: each caption is encoded once, alone
+            hidden, mask = self._encode([caption], device)
+            self._known[caption] = hidden[0][mask[0]].cpu(), mask[0][mask[0]].cpu()
+        parts = [self._known[caption] for caption in captions]
+        pad = torch.nn.utils.rnn.pad_sequence
+        hidden = pad([hidden for hidden, _ in parts], batch_first=True).to(device)  # [B, L, D]
+        return TextEmbedding(hidden, pad([mask for _, mask in parts], batch_first=True).to(device))
+
+    def _encode(self, captions: Sequence[str], device: torch.device) -> tuple[Tensor, Tensor]:
+        tokens = self.tokenizer(
+            list(captions), padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
+        ).to(device)
+        if self.trainable:
+            return self.model(tokens.input_ids, tokens.attention_mask), tokens.attention_mask.bool()
+        with torch.no_grad():
+            output = self.model(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask)
+        return output.last_hidden_state.float(), tokens.attention_mask.bool()
+
+
+def train_tokenizer(captions: Iterable[str], vocab_size: int = 4096, max_tokens: int = 77) -> Any:
+    """A byte-level BPE tokenizer made from captions: any text in any script has tokens; letter case is dropped."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase(), normalizers.Strip()])
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<pad>", "<start>", "<end>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=max(vocab_size, len(alphabet) + len(special)),
+        special_tokens=special,
+        initial_alphabet=sorted(alphabet),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(captions, trainer)
+    # A start token gives the empty caption something to attend to.
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<start> $A <end>", special_tokens=[("<start>", 1), ("<end>", 2)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        bos_token="<start>",
+        eos_token="<end>",
+        model_max_length=max_tokens,
+        padding_side="right",
+    )
+
+
+def _width(config: Any) -> int:
+    config = getattr(config, "text_config", config)
+    return getattr(config, "d_model", None) or config.hidden_size

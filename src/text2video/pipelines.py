@@ -1,0 +1,217 @@
+"""The text-to-video pipeline: our models as a diffusers `DiffusionPipeline`, a folder that loads anywhere."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.utils import BaseOutput
+from torch import Tensor
+
+from .diffusion.guidance import guided, sample
+from .diffusion.schedules import Schedule
+from .errors import ModelError, UsageError
+
+# The parts of a saved pipeline are found among imported modules only.
+from .models import text as text
+from .models import unet3d as unet3d
+from .models.text import TextEncoder
+
+
+class TextToVideoOutput(BaseOutput):
+    """`frames`: one entry a video, as `output_type` says."""
+
+    frames: Any
+
+
+class TextToVideoPipeline(DiffusionPipeline):
+    """Text -> videos, with a denoiser, a text encoder with its tokenizer, and a scheduler.
+
+    Args:
+        unet: the denoiser.
+        scheduler: a diffusers scheduler: the schedule trained on, and the sampler used when none is named.
+        text_encoder, tokenizer: see `TextEncoder`.
+        prediction: what the denoiser predicts: epsilon, v, x0 or flow.
+        num_frames, height, width, fps: of the videos it was trained on, and what it makes when not told otherwise.
+        guidance_scale, num_inference_steps: used when not told otherwise; steps None: the sampler's own.
+    """
+
+    model_cpu_offload_seq = "text_encoder->unet"
+
+    def __init__(
+        self,
+        unet: Any,
+        scheduler: Any,
+        text_encoder: Any,
+        tokenizer: Any,
+        prediction: str = "epsilon",
+        num_frames: int = 16,
+        height: int = 64,
+        width: int = 64,
+        fps: float = 8,
+        guidance_scale: float = 3.0,
+        num_inference_steps: int | None = None,
+    ):
+        super().__init__()
+        self.register_modules(unet=unet, scheduler=scheduler, text_encoder=text_encoder, tokenizer=tokenizer)
+        self.register_to_config(
+            prediction=prediction,
+            num_frames=num_frames,
+            height=height,
+            width=width,
+            fps=fps,
+            guidance_scale=guidance_scale,
+            num_inference_steps=num_inference_steps,
+        )
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> "TextToVideoPipeline":
+        """The pipeline saved in a folder. Weights are read from safetensors only.
+
+        Raises:
+            ModelError: there is no such folder, or it holds no pipeline of ours.
+        """
+        folder = Path(pretrained_model_name_or_path)
+        if not (folder / "model_index.json").is_file():
+            raise ModelError(
+                f"{str(folder)!r} is no model folder: it has no model_index.json. "
+                "Give the `final` folder of a run, or another diffusers folder."
+            )
+        try:
+            pipe = super().from_pretrained(folder, use_safetensors=True, **kwargs)
+        except (OSError, ValueError) as error:
+            raise ModelError(f"The model in {str(folder)!r} cannot be loaded: {error}") from None
+        for component in (pipe.unet, pipe.text_encoder):
+            # Loaded weights lie where the file had them; matrix products differ by 2e-6 unless they are aligned anew.
+            for parameter in component.parameters():
+                parameter.data = parameter.data.clone()
+            component.eval()
+        return pipe
+
+    def encode_prompt(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """Prompts -> the denoiser's keyword arguments."""
+        return TextEncoder(self.tokenizer, self.text_encoder)(prompts).condition()
+
+    @torch.no_grad()
+    def sample(
+        self,
+        prompts: Sequence[str],
+        generators: Sequence[torch.Generator],
+        negative_prompt: str = "",
+        num_frames: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        condition: dict[str, Tensor] | None = None,
+        on_step: Callable[[int, int, Tensor], None] | None = None,
+    ) -> Tensor:
+        """One video for each prompt and generator, as a batch: `[B, C, T, H, W]` float32 in [-1, 1].
+
+        Each video's noise comes from its own generator, so a video does not depend on its neighbours.
+
+        Args:
+            condition: further keyword arguments of the denoiser, first axis B.
+            on_step: called with (step, steps, x_t).
+
+        Raises:
+            UsageError: the size or the number of frames is none that the denoiser's strides allow.
+        """
+        config: Any = self.config
+        channels: int = self.unet.config["in_channels"]
+        shape = (channels, num_frames or config.num_frames, height or config.height, width or config.width)
+        check_shape(shape[1:], self.unet.strides)
+        scale = config.guidance_scale if guidance_scale is None else guidance_scale
+        device = self._execution_device
+        noise = torch.stack([torch.randn(shape, generator=g, device=g.device) for g in generators]).to(device)
+
+        ask = {**self.encode_prompt(prompts), **(condition or {})}
+        negative = None
+        if scale != 1.0:
+            both = self.encode_prompt([negative_prompt] * len(prompts) + list(prompts))
+            negative, ask = ({**ask, **half} for half in _halves(both))
+        return sample(
+            guided(self._predict, scale, negative),
+            self.scheduler,
+            noise,
+            ask,
+            config.prediction,
+            num_inference_steps or config.num_inference_steps,
+            list(generators) if len(generators) > 1 else generators[0],
+            on_step,
+        ).clamp(-1, 1)
+
+    def _predict(self, x_t: Tensor, t: Tensor, condition: dict[str, Any]) -> Tensor:
+        return self.unet(x_t.to(self.unet.dtype), t, **condition, return_dict=False)[0]
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | list[str],
+        negative_prompt: str = "",
+        num_frames: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        num_videos_per_prompt: int = 1,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+    ) -> TextToVideoOutput | tuple[Any]:
+        """Videos from text, in the manner of diffusers' video pipelines; sampled one by one.
+
+        Args:
+            generator: one for each video, or one from which the videos draw in turn.
+            output_type: "pil": lists of images; "np": `[B, T, H, W, C]` in [0, 1]; "pt": `[B, T, C, H, W]` in [0, 1].
+        """
+        prompts = [p for p in ([prompt] if isinstance(prompt, str) else prompt) for _ in range(num_videos_per_prompt)]
+        if not isinstance(generator, list):
+            generator = [generator or torch.Generator().manual_seed(torch.seed() % 2**63)] * len(prompts)
+        if len(generator) != len(prompts):
+            raise UsageError(
+                f"{len(generator)} generators for {len(prompts)} videos: give one for each, or one in all."
+            )
+        videos = [
+            self.sample([p], [g], negative_prompt, num_frames, height, width, num_inference_steps, guidance_scale)
+            for p, g in zip(prompts, generator, strict=True)
+        ]
+        frames: Any = torch.cat(videos).permute(0, 2, 1, 3, 4).add(1).div(2)  # [B, T, C, H, W] in [0, 1]
+        if output_type != "pt":
+            frames = frames.permute(0, 1, 3, 4, 2).cpu().numpy()  # [B, T, H, W, C]
+        if output_type == "pil":
+            frames = [self.numpy_to_pil(video) for video in frames]
+        return TextToVideoOutput(frames=frames) if return_dict else (frames,)
+
+    def use_sampler(self, name: str) -> None:
+        """Change the scheduler to another sampler of the same schedule, by name."""
+        self.scheduler = Schedule.from_scheduler(self.scheduler).sampler(name, self.config["prediction"])
+
+    @staticmethod
+    def numpy_to_pil(images: np.ndarray) -> list[Any]:
+        """Frames `[T, H, W, C]` in [0, 1] as a list of T images."""
+        return DiffusionPipeline.numpy_to_pil(images)
+
+
+def check_shape(shape: Sequence[int], strides: Sequence[int]) -> None:
+    """Whether (frames, height, width) are multiples of the strides.
+
+    Raises:
+        UsageError: they are not; names the nearest that are.
+    """
+    problems = []
+    for name, size, stride in zip(("num_frames", "height", "width"), shape, strides, strict=True):
+        if size < 1 or size % stride:
+            below, above = size // stride * stride, (size // stride + 1) * stride
+            problems.append(
+                f"{name} {size} is no multiple of {stride}: use {f'{below} or ' if below > 0 else ''}{above}"
+            )
+    if problems:
+        raise UsageError(f"This model cannot make that video. {'; '.join(problems)}.")
+
+
+def _halves(condition: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    first, second = zip(*(value.chunk(2) for value in condition.values()), strict=True)
+    return dict(zip(condition, first, strict=True)), dict(zip(condition, second, strict=True))

@@ -1,0 +1,184 @@
+"""Checkpoints that survive a kill at any moment, and the pointers to the last and the best one.
+
+A checkpoint is written into a folder `tmp-NAME` beside its place, flushed to the disk, renamed, and the folder above
+flushed: under its own name it is always whole. The step is its only position, since everything else follows from it.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ..errors import TrainingError
+
+
+def write_whole(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Let `fill` write a folder, so that it stands at `folder` whole or not at all; an older one is replaced.
+
+    Raises:
+        TrainingError: the disk is full or refuses; what stood there before is untouched.
+    """
+    temporary = folder.with_name(f"tmp-{folder.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        fill(temporary)
+        for path in [*temporary.rglob("*"), temporary]:
+            flush(path)
+        if folder.exists():
+            old = folder.with_name(f"tmp-old-{folder.name}")
+            shutil.rmtree(old, ignore_errors=True)
+            folder.rename(old)
+            temporary.rename(folder)
+            shutil.rmtree(old)
+        else:
+            temporary.rename(folder)
+        flush(folder.parent)
+    # safetensors and torch have exceptions of their own for a full disk
+    except (OSError, RuntimeError, *_WRITE_ERRORS) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise TrainingError(
+            f"{folder} could not be written: {error}. What was saved before is whole: make room on the disk, "
+            "then go on with --resume."
+        ) from None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file whole or not at all."""
+    temporary = path.with_name(f"tmp-{path.name}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        flush(temporary)
+        os.replace(temporary, path)  # noqa: PTH105 - Path.replace is the same; this reads as the atomic call it is
+        flush(path.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise TrainingError(f"{path} could not be written: {error}. Make room, or check who owns the folder.") from None
+
+
+def flush(path: Path) -> None:
+    """Ask the system to put a file or folder on the disk."""
+    if path.is_dir() and os.name == "nt":
+        return  # Windows has no handle to flush for a folder
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() or os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class Checkpoints:
+    """The `checkpoints/` folder of a run.
+
+    Args:
+        run: the run's folder.
+        keep: newest checkpoints kept; the best one is kept besides.
+    """
+
+    def __init__(self, run: Path, keep: int):
+        self.run, self.folder, self.keep = run, run / "checkpoints", keep
+
+    def steps(self) -> list[int]:
+        """Steps of the whole checkpoints there are, oldest first."""
+        return sorted(int(path.name) for path in self.folder.glob("*") if path.name.isdigit())
+
+    def path(self, step: int) -> Path:
+        """Where the checkpoint of a step lies."""
+        return self.folder / f"{step:06d}"
+
+    def save(
+        self,
+        step: int,
+        modules: Mapping[str, nn.Module],
+        averages: Mapping[str, nn.Module],
+        optimizers: Mapping[str, torch.optim.Optimizer],
+    ) -> Path:
+        """Write the checkpoint after `step` steps, point `last` at it, and remove those no longer kept."""
+
+        def fill(folder: Path) -> None:
+            save_file(_flat(modules), folder / "model.safetensors")
+            save_file(_flat(averages), folder / "ema.safetensors")
+            torch.save(
+                {name: optimizer.state_dict() for name, optimizer in optimizers.items()}, folder / "optimizer.pt"
+            )
+            (folder / "state.json").write_text(json.dumps({"step": step}), encoding="utf-8")
+
+        write_whole(self.path(step), fill)
+        write_text(self.run / "last", f"checkpoints/{step:06d}\n")
+        best = self.best()
+        for old in self.steps()[: -self.keep]:
+            if old != best:
+                shutil.rmtree(self.path(old), ignore_errors=True)
+        return self.path(step)
+
+    def load(
+        self,
+        step: int,
+        modules: Mapping[str, nn.Module],
+        averages: Mapping[str, nn.Module],
+        optimizers: Mapping[str, torch.optim.Optimizer],
+    ) -> None:
+        """Read a checkpoint into what trains.
+
+        Raises:
+            TrainingError: its weights do not fit the model of this configuration.
+        """
+        folder = self.path(step)
+        try:
+            _fill(modules, load_file(folder / "model.safetensors"))
+            _fill(averages, load_file(folder / "ema.safetensors"))
+            states = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
+            for name, optimizer in optimizers.items():
+                optimizer.load_state_dict(states[name])
+        except (RuntimeError, KeyError, ValueError, OSError) as error:
+            raise TrainingError(
+                f"The checkpoint {folder} does not fit this configuration: {error}. Resume with the run's own "
+                "run.yaml, or start a new run with --init_from."
+            ) from None
+
+    def best(self) -> int | None:
+        """The step that `best` names, if its checkpoint is there."""
+        pointer = self.run / "best"
+        step = int(Path(pointer.read_text(encoding="utf-8").strip()).name) if pointer.is_file() else None
+        return step if step in self.steps() else None
+
+    def mark_best(self, step: int) -> None:
+        """Point `best` at a checkpoint."""
+        write_text(self.run / "best", f"checkpoints/{step:06d}\n")
+
+    def sweep(self) -> None:
+        """Remove what a kill left half written."""
+        for folder in (self.folder, self.run):
+            for path in folder.glob("tmp-*"):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _flat(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    return {
+        f"{name}.{key}": value.detach().cpu().contiguous()
+        for name, module in modules.items()
+        for key, value in module.state_dict().items()
+    }
+
+
+def _fill(modules: Mapping[str, nn.Module], weights: dict[str, Tensor]) -> None:
+    for name, module in modules.items():
+        own = {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
+        module.load_state_dict(own)
+
+
+def _write_errors() -> tuple[type[Exception], ...]:
+    from safetensors import SafetensorError
+
+    return (SafetensorError,)
+
+
+_WRITE_ERRORS: tuple[Any, ...] = _write_errors()

@@ -1,0 +1,122 @@
+"""The clips of a run: opened by its configuration, checked, split, and batched in an order the seed decides."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from ..config import DataConfig
+from ..data.buckets import BucketSampler
+from ..data.checks import check
+from ..data.clips import split
+from ..data.dataset import TextVideoDataset
+from ..data.layouts import read_layout
+from ..data.shapes import ShapesDataset
+from ..errors import DataError, UsageError
+from .imports import import_class
+
+
+@dataclass
+class RunData:
+    """What a run trains and validates on."""
+
+    train: Any  # datasets of the items that `TextVideoDataset` gives
+    val: Any | None
+    captions: list[str]  # of the training clips, for the tokenizer
+    notes: list[str]  # what became of the clips, in words
+
+
+def open_data(config: DataConfig, seed: int) -> RunData:
+    """The data of a run; every clip that cannot be used is left out here, with its reason in `notes`.
+
+    Raises:
+        DataError: nothing usable was found.
+        UsageError: no data was named.
+    """
+    height, width = config.size
+    if config.shapes is not None:
+        world = config.shapes
+        make = partial(
+            ShapesDataset, num_frames=config.num_frames, height=height, width=width, max_objects=world.max_objects
+        )
+        train = make(world.clips, world.shapes_seed)
+        num_val = round(world.clips * config.val_fraction)
+        val = make(num_val, world.shapes_seed + 1) if num_val else None
+        captions = [train.caption(index) for index in range(min(len(train), 2000))]
+        return RunData(train, val, captions, [f"{world.clips} clips of the demo world, drawn as they are needed"])
+    if not (config.data_dir or config.data_root or config.dataset_file):
+        raise UsageError(
+            "No data was named. Give --data_dir, --data_root or --dataset_file; --shapes tries the demo world."
+        )
+    manifest = read_layout(
+        config.data_dir,
+        caption_file=config.caption_file,
+        data_root=config.data_root,
+        dataset_file=config.dataset_file,
+        caption_column=config.caption_column,
+        video_column=config.video_column,
+        layout=config.layout,
+    )
+    if config.max_samples:
+        manifest.clips[config.max_samples :] = []
+    report = check(
+        manifest, num_frames=config.num_frames, fps=config.fps, height=height, width=width, short=config.short
+    )
+    clips = report.manifest.clips
+    if not clips:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in report.manifest.left_out[:5])
+        raise DataError(f"None of the clips can be used. {reasons}. `text2video data check` shows all of them.")
+    train_clips, val_clips = split(clips, config.val_fraction, seed)
+    kind = import_class(config.dataset_class) if config.dataset_class else TextVideoDataset
+    options = {
+        "num_frames": config.num_frames,
+        "height": height,
+        "width": width,
+        "fps": config.fps,
+        "seed": seed,
+        "caption_prefix": config.caption_prefix,
+        "short": config.short,
+    }
+    train = kind(train_clips, augment=config.augment, **options)
+    val = kind(val_clips, random_window=False, **options) if val_clips else None
+    captions = [f"{config.caption_prefix} {caption}".strip() for clip in train_clips for caption in clip.captions]
+    left_out = [f"left out {name}: {reason}" for name, reason in report.manifest.left_out]
+    return RunData(
+        train, val, captions, [f"{len(train_clips)} clips to train on, {len(val_clips)} to validate", *left_out]
+    )
+
+
+def batches(
+    dataset: Any, batch_size: int, num_workers: int, seed: int, start: int, rank: int, world_size: int
+) -> Iterator[dict[str, Any]]:
+    """This process's part of batch `start`, `start + 1`, ... without end, each of one shape.
+
+    Args:
+        batch_size: of all processes together.
+    """
+    sampler = BucketSampler(
+        [dataset.shape(index) for index in range(len(dataset))], batch_size, seed, start, rank, world_size
+    )
+    loader = DataLoader(
+        dataset,
+        batch_sampler=sampler,  # pyright: ignore[reportArgumentType] - yields (index, epoch) pairs
+        num_workers=num_workers,
+        collate_fn=collate,
+        pin_memory=torch.cuda.is_available(),
+        # The loader draws its workers' seed: from its own generator, not from the one that dropout uses.
+        generator=torch.Generator(),
+    )
+    return iter(loader)
+
+
+def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Items of one shape -> a batch: `video` `[B, C, T, H, W]`, `captions`, `ids`, stacked `conditions`."""
+    return {
+        "video": torch.stack([item["video"] for item in items]),
+        "captions": [item["caption"] for item in items],
+        "ids": [item["id"] for item in items],
+        "conditions": torch.utils.data.default_collate([item["conditions"] for item in items]),
+    }

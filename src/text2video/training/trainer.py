@@ -1,0 +1,434 @@
+"""One training loop for every family and objective, on accelerate.
+
+accelerate places, wraps, casts, reduces and tracks; order and randomness are ours. Everything random is a function of
+(seed, epoch, clip id) in the loader's workers and of (seed, step, sample index) in the loop, so the step is the only
+position to save, and a resumed run equals an unbroken one bit for bit.
+"""
+
+import copy
+import json
+import logging
+import shutil
+import signal
+import threading
+import types
+from collections.abc import Iterator
+from contextlib import nullcontext
+from importlib.util import find_spec
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs
+from torch import Tensor, nn
+
+from .. import video
+from ..config import RunConfig
+from ..diffusion.objectives import Batch, Objective, TextToVideoDiffusion
+from ..errors import TrainingError, UsageError
+from ..families.base import Family, family_of, model_folder
+from ..families.native import NativeFamily
+from ..generation import Settings, file_names, generate
+from ..models.unet3d import UNet3D
+from .checkpoint import Checkpoints, write_text, write_whole
+from .data import RunData, batches, collate, open_data
+from .draws import draw, generator
+from .ema import EMA
+from .imports import import_class
+from .optim import learning_rate, make_optimizer
+from .tracking import Tracker, tracker_names
+
+logger = logging.getLogger("text2video")
+
+
+def train(config: RunConfig, resume: bool = False) -> Path:
+    """Train a model as configured; the folder of the finished one.
+
+    Args:
+        resume: go on with the run in `config.output_dir`, from its newest checkpoint.
+
+    Raises:
+        UsageError: the configuration cannot be used, or the folder already holds a run.
+        DataError: there is nothing to train on.
+        TrainingError: the loss was not a number, or the disk refused.
+        KeyboardInterrupt: on Ctrl-C, after a checkpoint was written.
+    """
+    prepare_folder(config, resume)
+    trainer = Trainer(config)
+    trainer.run()
+    return trainer.final
+
+
+def prepare_folder(config: RunConfig, resume: bool) -> None:
+    """Whether the run's folder may be used: an old run in it is resumed, never overwritten."""
+    steps = Checkpoints(config.output_dir, 1).steps()
+    if (steps or (config.output_dir / "final").exists()) and not resume:
+        raise UsageError(
+            f"{config.output_dir} already holds a run. Go on with it by --resume, or choose another --output_dir."
+        )
+    if config.output_dir.is_file():
+        raise UsageError(f"{config.output_dir} is a file. --output_dir has to be a folder.")
+
+
+class Trainer:
+    """A run: build, resume, then step, validate, preview and save until done.
+
+    Args:
+        config: of the run.
+    """
+
+    def __init__(self, config: RunConfig):
+        self.config = config
+        # accelerate remembers the first run of a process; a second one may want another device or precision.
+        AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
+        self.accelerator = Accelerator(
+            mixed_precision=choose_precision(config.train.mixed_precision, config.train.device),
+            cpu=config.train.device == "cpu",
+            log_with=tracker_names(config) or None,
+            project_dir=config.output_dir / "logs",
+            # a step without a caption in some process leaves nothing unused: the empty caption is encoded too
+            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        )
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        self.rank, self.world = rank, world
+        self.micro_batch = config.train.batch_size * world
+        self.samples_per_step = self.micro_batch * config.train.gradient_accumulation_steps
+
+        self.data: RunData = open_data(config.data, config.seed)
+        self.family, self.pipe, self.objective = build(config, self.data.captions)
+        clips = len(self.data.train)
+        epochs = -(-config.train.num_epochs * clips // self.samples_per_step)
+        self.total_steps = min(epochs, config.train.max_steps or epochs)
+
+        # The averaged weights are a pipeline of their own, always ready for previews, validation and saving.
+        parts = self.family.trainable(self.pipe)
+        frozen = {id(part): part for name, part in self.pipe.components.items() if name not in parts}
+        self.averaged = copy.deepcopy(self.pipe, frozen)
+        self.place(parts)
+        self.ema = EMA(self.family.trainable(self.averaged), config.optim.ema_decay)
+        self.modules: dict[str, nn.Module] = {
+            name: self.accelerator.prepare_model(part, device_placement=True) for name, part in parts.items()
+        }
+        parameters = [p for part in self.modules.values() for p in part.parameters() if p.requires_grad]
+        self.optimizers = {
+            player: self.accelerator.prepare_optimizer(make_optimizer(config.optim, own))
+            for player, own in self.objective.players(parameters).items()
+        }
+        self.checkpoints = Checkpoints(config.output_dir, config.train.keep_checkpoints)
+        self.final = config.output_dir / "final"
+        self.best_loss, self.best_step = float("inf"), -1
+        self.interrupted = False
+
+    def place(self, parts: dict[str, nn.Module]) -> None:
+        """Put both pipelines on the device, with what the configuration asks of the modules."""
+        train = self.config.train
+        self.averaged.to(self.accelerator.device)
+        self.pipe.to(self.accelerator.device)
+        for part in parts.values():
+            part.train().requires_grad_(True)
+            if train.gradient_checkpointing and getattr(part, "_supports_gradient_checkpointing", False):
+                part.enable_gradient_checkpointing()  # pyright: ignore[reportCallIssue]
+            if train.compile:
+                if has_compiler(self.accelerator.device):
+                    part.compile()
+                else:
+                    logger.warning("There is no compiler for torch.compile on this machine: training runs without it.")
+
+    # --- the run ------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Train from where the folder stands to the end, then write `final`."""
+        config, main = self.config, self.accelerator.is_main_process
+        if main:
+            config.output_dir.mkdir(parents=True, exist_ok=True)
+            self.checkpoints.sweep()
+            write_text(config.output_dir / "run.yaml", config.to_yaml())
+        self.accelerator.wait_for_everyone()
+        done = self.resume()
+        self.accelerator.init_trackers(config.tracking.project)
+        tracker = Tracker(config, self.accelerator, self.total_steps, done, self.samples_per_step)
+        for note in self.data.notes:
+            logger.info(note)
+        parameters = sum(p.numel() for part in self.modules.values() for p in part.parameters())
+        logger.info(
+            "%.2fM parameters train on %s, %d steps", parameters / 1e6, self.accelerator.device, self.total_steps
+        )
+        try:
+            with self.stop_on_interrupt():
+                self.loop(tracker, done)
+            if main:
+                write_whole(self.final, lambda folder: self.averaged.save_pretrained(folder, safe_serialization=True))
+            self.accelerator.wait_for_everyone()
+        except TrainingError as error:
+            good = self.checkpoints.steps()
+            last = (
+                f"The last good checkpoint is {self.checkpoints.path(good[-1])}"
+                if good
+                else "There is no checkpoint yet"
+            )
+            message = f"{str(error).rstrip('.')}. {last}. A lower --learning_rate or --mixed_precision no may help."
+            logger.error(message)
+            raise TrainingError(message if "not a number" in str(error) else str(error)) from None
+        finally:
+            tracker.close()
+
+    def resume(self) -> int:
+        """Read the newest checkpoint, if there is one; the number of steps it stands after."""
+        steps = self.checkpoints.steps()
+        if not steps:
+            return 0
+        plain = {name: self.accelerator.unwrap_model(module) for name, module in self.modules.items()}
+        self.checkpoints.load(steps[-1], plain, self.ema.averages, self.optimizers)
+        self.best_loss = best_so_far(self.config.output_dir / "metrics.jsonl", steps[-1])
+        return steps[-1]
+
+    def loop(self, tracker: Tracker, done: int) -> None:
+        """Steps `done` + 1 to the last, with validation, previews and checkpoints between them."""
+        train, preview = self.config.train, self.config.preview
+        accumulation = train.gradient_accumulation_steps
+        stream = batches(
+            self.data.train,
+            self.micro_batch,
+            self.config.data.num_workers,
+            self.config.seed,
+            done * accumulation,
+            self.rank,
+            self.world,
+        )
+        for step in range(done, self.total_steps):
+            losses, grad_norm = self.step(step, stream)
+            done = step + 1
+            last = done == self.total_steps
+            tracker.step(done, self.lr(step), losses, grad_norm)
+            stop = self.agree(self.interrupted)  # asked once, so that a stop always comes with a checkpoint
+            if done % train.eval_steps == 0 or last:
+                self.validate(tracker, done)
+            if preview.sample_steps and (done % preview.sample_steps == 0 or last):
+                self.preview(tracker, done)
+            if done % train.save_steps == 0 or last or stop or self.is_best(done):
+                self.save(tracker, done)
+            if stop and not last:
+                raise KeyboardInterrupt
+
+    def step(self, step: int, stream: Iterator[dict[str, Any]]) -> tuple[dict[str, Tensor], Any]:
+        """One step: batch, loss, backward, clip, step, average."""
+        accumulation = self.config.train.gradient_accumulation_steps
+        micro_batches = [self.batch(step, micro, next(stream)) for micro in range(accumulation)]
+        losses: dict[str, Tensor] = {}
+        grad_norm = None
+        for player, optimizer in self.optimizers.items():
+            for micro, (batch, captions) in enumerate(micro_batches):
+                with self.synchronised(micro == accumulation - 1):
+                    loss = self.loss(player, batch, captions) / accumulation
+                    self.accelerator.backward(loss)
+                losses[f"{player}/loss"] = losses.get(f"{player}/loss", 0) + loss.detach()
+            for group in optimizer.param_groups:
+                group["lr"] = self.lr(step)
+            own = [p for group in optimizer.param_groups for p in group["params"]]
+            grad_norm = self.accelerator.clip_grad_norm_(own, self.config.optim.max_grad_norm)
+            optimizer.step()
+            for other in self.optimizers.values():
+                other.zero_grad()
+        self.ema.update({name: self.accelerator.unwrap_model(m) for name, m in self.modules.items()}, step)
+        total = torch.stack(list(losses.values())).sum()
+        return {"train/loss": total, **(losses if len(losses) > 1 else {})}, grad_norm
+
+    def batch(self, step: int, micro: int, items: dict[str, Any]) -> tuple[Batch, list[str]]:
+        """Items of the loader as what the objective needs; some captions are emptied, for guidance."""
+        first = micro * self.micro_batch + self.rank * self.config.train.batch_size
+        device = self.accelerator.device
+        with torch.no_grad():
+            x_0 = self.family.encode_video(self.pipe, items["video"].to(device, non_blocking=True))
+        indices = range(first, first + len(x_0))
+        noise, u, uniform = draw(self.config.seed, step, indices, self.samples_per_step, x_0.shape[1:])
+        torch.manual_seed(generator(self.config.seed, 20, step, first).initial_seed())  # dropout inside the model
+        dropout = self.config.data.caption_dropout
+        captions = ["" if r < dropout else c for r, c in zip(uniform, items["captions"], strict=True)]
+        conditions = {name: value.to(device) for name, value in items["conditions"].items()}
+        return Batch(x_0, noise.to(device), u.to(device), conditions), captions
+
+    def loss(self, player: str, batch: Batch, captions: list[str]) -> Tensor:
+        """The player's loss on a batch, in the run's precision."""
+        with self.accelerator.autocast():
+            text = self.family.encode_text(self.pipe, self.modules, captions)
+            whole = Batch(batch.x_0, batch.noise, batch.u, {**text, **batch.condition})
+            return self.objective.loss(
+                lambda x_t, t, condition: self.family.predict(self.modules, x_t, t, condition), whole, player
+            )
+
+    def lr(self, step: int) -> float:
+        """The learning rate of a step."""
+        return learning_rate(self.config.optim, step, self.total_steps)
+
+    def synchronised(self, last: bool) -> Any:
+        """Gradients are exchanged between processes in the last micro-step only."""
+        if last or self.world == 1:
+            return nullcontext()
+        return self.accelerator.no_sync(*self.modules.values())
+
+    # --- between steps ------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def validate(self, tracker: Tracker, step: int) -> None:
+        """The loss of the averaged weights on clips kept apart, on the same noise and levels every time."""
+        val = self.data.val
+        if val is None:
+            return
+        samples, size = self.config.train.val_samples, self.config.train.batch_size
+        parts, total = self.family.trainable(self.averaged), torch.zeros(())
+        player = next(iter(self.optimizers))
+        for first in range(self.rank * size, samples, self.world * size):
+            rows = range(first, min(first + size, samples))
+            for _, group in groupby(rows, lambda row: val.shape(row % len(val))):
+                batch = self.val_batch(list(group), parts)
+                loss = self.objective.loss(
+                    lambda x_t, t, condition: self.family.predict(parts, x_t, t, condition), batch, player
+                )
+                total += loss.cpu() * len(batch.x_0) / samples
+        loss = self.sum(total)
+        tracker.validation(step, loss)
+        self.best_step = step if loss < self.best_loss else self.best_step
+        self.best_loss = min(loss, self.best_loss)
+
+    def val_batch(self, rows: list[int], parts: dict[str, nn.Module]) -> Batch:
+        """Some samples of the validation loss: row -> clip, noise and level, the same in every validation."""
+        val: Any = self.data.val
+        device = self.accelerator.device
+        items = collate([val[row % len(val)] for row in rows])
+        x_0 = self.family.encode_video(self.averaged, items["video"].to(device))
+        noise = torch.stack([torch.randn(x_0.shape[1:], generator=generator(self.config.seed, 30, r)) for r in rows])
+        # multiples of the golden ratio: any few of them lie evenly in (0, 1)
+        u = torch.tensor([(0.5 + row * 0.6180339887) % 1 for row in rows]).clamp(1e-6, 1 - 1e-6)
+        text = self.family.encode_text(self.averaged, parts, items["captions"])
+        conditions = {name: value.to(device) for name, value in items["conditions"].items()}
+        return Batch(x_0, noise.to(device), u.to(device), {**text, **conditions})
+
+    def is_best(self, step: int) -> bool:
+        """Whether the validation loss after this step was the lowest so far."""
+        return self.best_step == step
+
+    def save(self, tracker: Tracker, step: int) -> None:
+        """A checkpoint; what metrics.jsonl says up to it is on the disk first."""
+        tracker.sync()
+        if self.accelerator.is_main_process:
+            plain = {name: self.accelerator.unwrap_model(module) for name, module in self.modules.items()}
+            self.checkpoints.save(step, plain, self.ema.averages, self.optimizers)
+            if self.is_best(step):
+                self.checkpoints.mark_best(step)
+        self.accelerator.wait_for_everyone()
+
+    def preview(self, tracker: Tracker, step: int) -> None:
+        """Sample videos from the averaged weights, by the path that `generate` takes; shared among processes."""
+        preview = self.config.preview
+        source = self.data.val or self.data.train
+        prompts = preview.sample_prompts or [
+            source[index]["caption"] for index in range(min(len(source), preview.num_samples))
+        ]
+        folder = self.config.output_dir / "samples" / f"{step:06d}"
+        clips = []
+        for index in range(self.rank, len(prompts), self.world):
+            settings = Settings(seed=self.config.seed + index)
+            (result,) = generate(self.family, self.averaged, [prompts[index]], settings, str(self.final))
+            name = f"{index:02d}-{file_names([prompts[index]])[0]}"
+            folder.mkdir(parents=True, exist_ok=True)
+            video.write(folder / name, result.frames, result.fps, metadata=result.metadata())
+            clips.append(result.frames)
+        tracker.videos(step, clips, prompts)
+
+    def agree(self, flag: bool) -> bool:
+        """Whether any process raised the flag."""
+        if self.world == 1:
+            return flag
+        return self.sum(torch.tensor(float(flag))) > 0
+
+    def sum(self, value: Tensor) -> float:
+        """The sum of a number over all processes."""
+        total: Any = self.accelerator.reduce(value.to(self.accelerator.device), reduction="sum")
+        return total.item()
+
+    def stop_on_interrupt(self) -> Any:
+        """Within, the first Ctrl-C ends the run after the current step; the second at once."""
+        return _Interrupt(self) if threading.current_thread() is threading.main_thread() else nullcontext()
+
+
+class _Interrupt:
+    def __init__(self, trainer: Trainer):
+        self.trainer = trainer
+
+    def __enter__(self) -> None:
+        self.before = signal.signal(signal.SIGINT, self._note)
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self.before)
+
+    def _note(self, number: int, frame: types.FrameType | None) -> None:
+        if self.trainer.interrupted:
+            raise KeyboardInterrupt
+        self.trainer.interrupted = True
+        logger.warning("Stopping after this step, with a checkpoint. Ctrl-C once more stops at once, without one.")
+
+
+def build(config: RunConfig, captions: list[str]) -> tuple[Family, Any, Objective]:
+    """The family, pipeline and objective of a run: new, or from the model in `init_from`.
+
+    A model that is started from keeps its own architecture, text encoder, schedule and prediction.
+    """
+    diffusion = config.diffusion
+    schedule, prediction, num_timesteps = diffusion.schedule, diffusion.prediction, diffusion.num_timesteps
+    if config.train.init_from:
+        folder = model_folder(config.train.init_from)
+        family = family_of(folder)
+        pipe = family.open(folder, torch.device("cpu"), torch.float32)
+        schedule, prediction = family.schedule(pipe).name, pipe.config["prediction"]
+        num_timesteps = family.schedule(pipe).num_timesteps
+        height, width = config.data.size
+        pipe.register_to_config(num_frames=config.data.num_frames, height=height, width=width)
+    else:
+        family = NativeFamily()
+        kind = import_class(config.model.model_class) if config.model.model_class else UNet3D
+        torch.manual_seed(config.seed)
+        pipe = family.create(config, captions, kind)
+    kind = import_class(diffusion.objective) if diffusion.objective else TextToVideoDiffusion
+    objective = kind(
+        schedule=schedule,
+        num_timesteps=num_timesteps,
+        prediction=prediction,
+        weighting=diffusion.weighting,
+        min_snr_gamma=diffusion.min_snr_gamma,
+        timesteps=diffusion.timesteps,
+        logit_mean=diffusion.logit_mean,
+        logit_std=diffusion.logit_std,
+    )
+    return family, pipe, objective
+
+
+def choose_precision(name: str, device: str) -> str:
+    """The mixed precision that accelerate is told; auto is bf16 where this machine computes it fast."""
+    if name != "auto":
+        return name
+    if device in ("auto", "cuda") and torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported() else "no"
+    if device in ("auto", "mps") and torch.backends.mps.is_available():
+        return "no"
+    return "bf16" if torch.cpu._is_avx512_bf16_supported() else "no"
+
+
+def has_compiler(device: torch.device) -> bool:
+    """Whether torch.compile can work: it needs a C++ compiler on a CPU, and Triton on a GPU."""
+    if device.type == "cuda":
+        return find_spec("triton") is not None
+    return any(shutil.which(name) for name in ("c++", "g++", "clang++", "cl"))
+
+
+def best_so_far(metrics: Path, step: int) -> float:
+    """The lowest validation loss that metrics.jsonl has up to a step."""
+    best = float("inf")
+    if metrics.is_file():
+        for line in metrics.read_text(encoding="utf-8").splitlines():
+            values = json.loads(line) if line.endswith("}") else {}
+            if "val/loss" in values and values["step"] <= step:
+                best = min(best, values["val/loss"])
+    return best

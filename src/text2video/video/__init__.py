@@ -1,0 +1,25 @@
+"""Video files in and out: the one place that knows containers, pixel formats, value ranges, rotation and time.
+
+A frame leaves this package upright, with square pixels, as uint8 RGB `[H, W, 3]`. FFmpeg does the work, through PyAV;
+nothing here imports torch.
+"""
+
+from .reading import PICTURES, Video, VideoInfo, examine, probe, read
+from .sampling import Short, resize, sample
+from .writing import contact_sheet, read_metadata, write, write_frames
+
+__all__ = [
+    "PICTURES",
+    "Short",
+    "Video",
+    "VideoInfo",
+    "contact_sheet",
+    "examine",
+    "probe",
+    "read",
+    "read_metadata",
+    "resize",
+    "sample",
+    "write",
+    "write_frames",
+]
