@@ -232,9 +232,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise UsageError(f"{path} holds a {type(values).__name__}. A configuration is a mapping of sections to values.")
+        raise UsageError(f"{path} holds one {type(values).__name__}. A configuration is a mapping of sections to values.")
     # a section whose lines are all commented out is an empty one
-    return {name: value for name, value in values.items() if value is not None or name not in RunConfig.model_fields}
+    sections = [name for name, field in RunConfig.model_fields.items() if _section_of(field.annotation)]
+    return {name: value for name, value in values.items() if value is not None or name not in sections}
 
 
 def fields(section: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
@@ -324,7 +325,7 @@ def _in_words(error: Any) -> str:
 
 
 def _did_you_mean(name: str, known: Any, dashes: str = "") -> str:
-    near = difflib.get_close_matches(name, list(known), n=3)
+    near = difflib.get_close_matches(name, list(dict.fromkeys(known)), n=3)
     return f" Did you mean {' or '.join(dashes + n for n in near)}?" if near else ""
 
 

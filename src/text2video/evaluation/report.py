@@ -22,12 +22,11 @@ from ..config import RunConfig
 from ..data.clips import write_file
 from ..errors import Text2VideoError
 from .curves import Points, chart, read_metrics, smooth
-from .metrics import ALL, MAIN
+from .metrics import MAIN
 from .shapes import ShapesResult
 
 TEMPLATE = Path(__file__).parents[1] / "assets" / "report.html"
 _LARGE = 160  # small videos are enlarged to about this many pixels, so that their pixels can be seen
-_ROWS = ("colour", "shape", "motion", "size", "speed", "background", MAIN, ALL)
 _PACKAGES = ("text2video", "torch", "diffusers", "accelerate", "transformers", "numpy", "av")
 
 
@@ -90,14 +89,14 @@ def write_report(
 
 def _accuracy(result: ShapesResult) -> str:
     rows = []
-    for name in (name for name in _ROWS if name in result.rates):
-        rate, control = result.rates[name], result.control.get(name)
+    for name, rate in result.rates.items():
+        control = result.control[name]
         expected = f"{result.chance[name]:.1%}" if name in result.chance else ""
         rows.append(
             f'<tr{" class=main" if name == MAIN else ""}><th scope="row">{name}</th>'
             f"<td>{rate.successes} of {rate.n}</td><td>{rate.rate:.1%}</td>"
             f'<td class="wide">{_bar(rate.rate, rate.low, rate.high)}</td><td>{rate.low:.1%} to {rate.high:.1%}</td>'
-            f"<td>{f'{control.rate:.1%}' if control and control.n else ''}</td><td>{expected}</td></tr>"
+            f"<td>{control.rate:.1%}</td><td>{expected}</td></tr>"
         )
     return "".join(rows)
 

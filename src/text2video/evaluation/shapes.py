@@ -7,7 +7,7 @@ the same videos are checked against each other's prompts, where only chance agre
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,10 @@ from ..data.shapes_check import check
 from ..errors import Text2VideoError, UsageError
 from ..families.base import Family
 from ..generation import Generated, Settings, generate
-from .metrics import MAIN, MAIN_ATTRIBUTES, Rate, summarise
+from .metrics import ALL, MAIN, MAIN_ATTRIBUTES, Rate, summarise
 
 SHOWN = 24  # videos kept for a report or a contact sheet: the first ones, whatever they show
+_ORDER = (*MAIN_ATTRIBUTES, "size", "speed", "background", MAIN, ALL)
 
 
 @dataclass(frozen=True)
@@ -143,11 +144,16 @@ def evaluate_shapes(
         "batch_size": batch_size,
     }
     parameters = {name: sum(p.numel() for p in part.parameters()) for name, part in family.trainable(pipe).items()}
-    rates, baseline = summarise(row.checks for row in rows), summarise(control)
+    rates, baseline = _table(row.checks for row in rows), _table(control)
     seconds = time.perf_counter() - started
     return ShapesResult(
         model, split, rates, baseline, chance(prompts), rows, shown, used, parameters, round(seconds, 3)
     )
+
+
+def _table(checks: Iterable[dict[str, bool]]) -> dict[str, Rate]:
+    rates = summarise(checks)
+    return {name: rates[name] for name in _ORDER if name in rates}
 
 
 def is_right(checks: dict[str, bool]) -> bool:

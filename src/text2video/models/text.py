@@ -105,11 +105,11 @@ class TextEncoder:
 
     @classmethod
     def builtin(
-        cls, captions: Iterable[str], width: int = 256, layers: int = 2, vocab_size: int = 4096, max_tokens: int = 77
+        cls, captions: Iterable[str], width: int = 256, num_layers: int = 2, vocab_size: int = 4096, max_tokens: int = 77
     ) -> "TextEncoder":
         """The built-in encoder, untrained, with a tokenizer made from `captions`."""
         tokenizer = train_tokenizer(captions, vocab_size, max_tokens)
-        return cls(tokenizer, BuiltinTextModel(len(tokenizer), width, layers, max_tokens))
+        return cls(tokenizer, BuiltinTextModel(len(tokenizer), width, num_layers, max_tokens))
 
     @classmethod
     def open(cls, name: str | Path, **kwargs: Any) -> "TextEncoder":

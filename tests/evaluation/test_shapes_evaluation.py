@@ -1,0 +1,132 @@
+"""The exact evaluation, on painters that know the answer: one that is always right, one that errs in a known way."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from text2video.data import shapes
+from text2video.data.shapes_captions import parse
+from text2video.errors import UsageError
+from text2video.evaluation.metrics import MAIN
+from text2video.evaluation.shapes import SHOWN, chance, evaluate_shapes, heldout_prompts, shuffled, split_prompts
+from text2video.generation import Settings
+
+MODEL = {"num_inference_steps": 4, "guidance_scale": 2.0, "fps": 8}
+
+
+class Pipe:
+    """What evaluation asks of a pipeline besides sampling."""
+
+    config = MODEL
+    scheduler = object()
+
+
+class Painter:
+    """A family whose videos are the scenes that the prompts are captions of, painted exactly.
+
+    Args:
+        wrong: every n-th video shows another scene.
+    """
+
+    def __init__(self, split="heldout", max_objects=1, wrong=None):
+        scenes = [shapes.make_clip(i, 0, split, max_objects) for i in range(64)]
+        self.scenes = {caption: scene for scene, caption in scenes}
+        self.wrong, self.calls = wrong, []
+
+    def sample(self, pipe, prompts, generators, on_step=None, **settings):
+        videos = []
+        for prompt, generator in zip(prompts, generators, strict=True):
+            seed = generator.initial_seed()
+            self.calls.append((prompt, seed))
+            miss = self.wrong and seed % self.wrong == 0
+            scene = next(s for c, s in self.scenes.items() if differs(c, prompt)) if miss else self.scenes[prompt]
+            frames = torch.from_numpy(shapes.render(scene, 16, 32, 32)).permute(3, 0, 1, 2)
+            videos.append(frames.float() / 127.5 - 1)
+        return torch.stack(videos)
+
+    def trainable(self, pipe):
+        return {"unet": torch.nn.Linear(3, 4)}
+
+
+def differs(one, other):
+    a, b = (parse(text).things[0] for text in (one, other))
+    return a.colour != b.colour and a.shape != b.shape and a.motion != b.motion
+
+
+def test_prompts_are_the_first_of_the_held_out_scenes():
+    prompts = heldout_prompts(40)
+    assert prompts[:10] == heldout_prompts(10)
+    assert prompts != heldout_prompts(40, seed=1)
+    for prompt in prompts:
+        (thing,) = parse(prompt).things
+        assert shapes.is_held_out(thing.colour, thing.shape, thing.motion)
+    for prompt in split_prompts("train", 40):
+        (thing,) = parse(prompt).things
+        assert not shapes.is_held_out(thing.colour, thing.shape, thing.motion)
+
+
+def test_a_perfect_painter_is_right_and_shuffled_prompts_are_at_chance():
+    seen = []
+    result = evaluate_shapes(Painter(), Pipe(), 64, batch_size=16, on_progress=lambda *now: seen.append(now))
+    assert result.accuracy.rate == 1.0
+    assert all(rate.rate > 0.95 for rate in result.rates.values())
+    for name, expected in result.chance.items():
+        assert result.control[name].low <= expected <= result.control[name].high
+    assert result.control[MAIN].rate < 0.15
+    assert (len(seen), seen[-1], len(result.shown)) == (64, (64, 64), SHOWN)
+
+
+def test_every_prompt_is_sampled_once_with_its_own_seed():
+    painter = Painter()
+    result = evaluate_shapes(painter, Pipe(), 10, batch_size=4)
+    assert painter.calls == list(zip(heldout_prompts(10), range(10), strict=True))
+    assert [(row.prompt, row.seed) for row in result.rows] == painter.calls
+
+
+def test_wrong_videos_count_as_wrong():
+    result = evaluate_shapes(Painter(wrong=4), Pipe(), 16)
+    assert [row.right for row in result.rows] == [seed % 4 != 0 for seed in range(16)]
+    assert (result.accuracy.successes, result.accuracy.n) == (12, 16)
+    assert result.accuracy.low < 0.75 < result.accuracy.high
+
+
+def test_two_things_and_trained_combinations():
+    result = evaluate_shapes(Painter("train", 2), Pipe(), 16, split="train", max_objects=2)
+    assert result.accuracy.rate >= 0.9
+    assert result.rates["colour"].n == sum(len(parse(row.prompt).things) for row in result.rows) > 16
+    assert result.chance == {}
+
+
+def test_the_result_is_saved_as_json_and_pictures(tmp_path):
+    result = evaluate_shapes(Painter(wrong=2), Pipe(), 4, Settings(guidance_scale=1.5), model="runs/a/final")
+    written = result.save(tmp_path / "new")
+    assert [path.name for path in written] == ["evaluation.json", "sheet.png"]
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["evaluation.json", "sheet.png"]
+    stored = json.loads(written[0].read_text(encoding="utf-8"))
+    assert stored["rates"][MAIN]["rate"] == 0.5
+    assert [row["right"] for row in stored["prompts"]] == [False, True, False, True]
+    assert stored["settings"]["guidance_scale"] == 1.5
+    assert stored["settings"]["num_inference_steps"] == 4
+    assert stored["parameters"] == {"unet": 16}
+    result.save(tmp_path / "new")  # a second evaluation takes the place of the first
+
+
+def test_one_prompt_is_refused():
+    with pytest.raises(UsageError, match="num_prompts is 1"):
+        evaluate_shapes(Painter(), Pipe(), 1)
+
+
+@pytest.mark.parametrize("n", [2, 3, 50])
+def test_shuffling_leaves_no_prompt_in_its_place(n):
+    prompts = [str(i) for i in range(n)]
+    others = shuffled(prompts)
+    assert sorted(others) == sorted(prompts)
+    assert all(one != other for one, other in zip(prompts, others, strict=True))
+
+
+def test_chance_is_how_often_two_prompts_agree():
+    prompts = ["a red circle moves left", "a red square moves left", "a blue circle grows"]
+    assert chance(prompts) == pytest.approx({"colour": 1 / 3, "shape": 1 / 3, "motion": 1 / 3, MAIN: 0.0})
+    assert np.isclose(chance(heldout_prompts(300))[MAIN], 1 / 29, atol=0.01)  # there are 29 held-out triples

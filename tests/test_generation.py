@@ -1,0 +1,63 @@
+"""Prompts become files: names are safe, seeds count on, and each video says what made it."""
+
+import json
+import string
+
+import numpy as np
+import pytest
+import torch
+
+from text2video import video
+from text2video.errors import UsageError
+from text2video.families.base import family_of, load
+from text2video.generation import Settings, file_names, generate, save, to_uint8
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model):
+    return family_of(tiny_model), load(tiny_model, device="cpu")
+
+
+def test_each_video_has_its_own_seed(model):
+    family, pipe = model
+    both = list(generate(family, pipe, ["a", "b"], Settings(seed=5, num_videos_per_prompt=2)))
+    assert [(result.prompt, result.seed) for result in both] == [("a", 5), ("a", 6), ("b", 7), ("b", 8)]
+    (alone,) = generate(family, pipe, ["b"], Settings(seed=8))
+    assert np.array_equal(alone.frames, both[3].frames)
+
+
+def test_files_say_what_made_them(model, tmp_path):
+    family, pipe = model
+    settings = Settings(seed=3, fps=5, num_inference_steps=2, guidance_scale=2.0, negative_prompt="dark")
+    (result,) = generate(family, pipe, ['a "quoted" prompt, 狗'], settings, model="runs/x/final")
+    paths = save(result, tmp_path / "a.mp4", save_gif=True, save_frames=True, visualize=True)
+    assert {path.name for path in paths} == {"a.mp4", "a.json", "a.gif", "a_frames", "a_sheet.png"}
+    assert len(list((tmp_path / "a_frames").glob("*.png"))) == 4
+    beside = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))
+    assert video.read_metadata(tmp_path / "a.mp4") == beside
+    assert beside["prompt"] == 'a "quoted" prompt, 狗'
+    assert (beside["seed"], beside["guidance_scale"], beside["model"]) == (3, 2.0, "runs/x/final")
+    assert video.probe(tmp_path / "a.mp4").fps == pytest.approx(5)
+
+
+def test_names_are_safe_and_distinct():
+    hostile = ["a/../../etc/passwd", "..\\..\\x", "CON", "", "???", "a b", "A  B", "x" * 500, "狗" * 200, "a\x00b\n"]
+    names = file_names(hostile)
+    assert len({name.lower() for name in names}) == len(names)
+    for name in names:
+        assert len(name.encode()) < 240
+        assert not set(name) & set('/\\:*?"<>|\x00\n')
+        assert name.removesuffix(".mp4") not in ("", ".", "..", "con")
+    assert file_names(["a red circle", "A red circle!"]) == ["a-red-circle.mp4", "a-red-circle-2.mp4"]
+    assert file_names(["красный круг"]) == ["красный-круг.mp4"]
+    assert set(file_names(["Red, Circle"])[0]) <= set(string.ascii_letters + "-.4")
+
+
+def test_levels_round_trip():
+    levels = torch.arange(256, dtype=torch.float32) / 127.5 - 1
+    assert to_uint8(levels.view(1, 1, 16, 16).expand(3, 1, 16, 16))[0, :, :, 0].ravel().tolist() == list(range(256))
+
+
+def test_no_prompts_is_said(model):
+    with pytest.raises(UsageError, match="no prompts"):
+        list(generate(*model, []))
