@@ -69,13 +69,12 @@ def test_prompts_are_the_first_of_the_held_out_scenes():
 
 def test_a_perfect_painter_is_right_and_shuffled_prompts_are_at_chance():
     seen = []
-    result = evaluate_shapes(Painter(), Pipe(), 64, batch_size=16, on_progress=lambda *now: seen.append(now))
+    result = evaluate_shapes(Painter(), Pipe(), 40, batch_size=16, on_progress=lambda *now: seen.append(now))
     assert result.accuracy.rate == 1.0
-    assert all(rate.rate > 0.95 for rate in result.rates.values())
-    for name, expected in result.chance.items():
-        assert result.control[name].low <= expected <= result.control[name].high
-    assert result.control[MAIN].rate < 0.15
-    assert (len(seen), seen[-1], len(result.shown)) == (64, (64, 64), SHOWN)
+    assert all(rate.rate > 0.9 for rate in result.rates.values())
+    for name, p in result.chance.items():
+        assert abs(result.control[name].rate - p) < 3 * (p * (1 - p) / 40) ** 0.5
+    assert (len(seen), seen[-1], len(result.shown)) == (40, (40, 40), SHOWN)
 
 
 def test_every_prompt_is_sampled_once_with_its_own_seed():
