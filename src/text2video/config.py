@@ -5,6 +5,7 @@ fields. Every field is a flag by its dotted name (`--optim.learning_rate`) and, 
 (`--learning_rate`). `run.yaml` in the run's folder holds the resolved configuration and repeats the run.
 """
 
+import copy
 import difflib
 import types
 from collections.abc import Iterator, Mapping, Sequence
@@ -194,7 +195,7 @@ class RunConfig(_Section):
     @classmethod
     def build(cls, values: Mapping[str, Any], overrides: Sequence[str] = ()) -> "RunConfig":
         """A configuration from nested values, with command-line tokens laid over them."""
-        return validated(merged(dict(values), parse_flags(overrides)))
+        return validated(merged(copy.deepcopy(dict(values)), parse_flags(overrides)))
 
     def to_yaml(self) -> str:
         """The whole configuration as YAML; `RunConfig.load` of it gives an equal configuration."""
@@ -232,7 +233,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise UsageError(f"{path} holds one {type(values).__name__}. A configuration is a mapping of sections to values.")
+        raise UsageError(
+            f"{path} holds one {type(values).__name__}. A configuration is a mapping of sections to values."
+        )
     # a section whose lines are all commented out is an empty one
     sections = [name for name, field in RunConfig.model_fields.items() if _section_of(field.annotation)]
     return {name: value for name, value in values.items() if value is not None or name not in sections}
@@ -341,7 +344,7 @@ def _section_of(annotation: Any) -> type[BaseModel] | None:
 def _flag_value(flag: str, name: str, given: list[str], annotation: Any) -> Any:
     if not given:
         if name in BARE:
-            return BARE[name]
+            return copy.copy(BARE[name])
         if annotation is bool:
             return True
         raise UsageError(f"--{flag} needs a value, as in --{flag} {_example(annotation)}.")

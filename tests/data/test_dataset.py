@@ -302,3 +302,24 @@ def test_varied_text_says_the_same():
     }
     assert {vary_text("NASA flies", np.random.default_rng(n)) for n in range(40)} == {"NASA flies", "NASA flies."}
     assert {vary_text("猫。", np.random.default_rng(n)) for n in range(40)} == {"猫。"}
+
+
+def test_frames_that_never_change_are_decoded_once(tmp_path, monkeypatch):
+    from text2video import video
+    from text2video.data import shapes
+
+    shapes.write(tmp_path / "data", 2, size=32, num_frames=6)
+    decoded = []
+    sample = video.sample
+    monkeypatch.setattr(
+        "text2video.video.sample", lambda path, *a, **k: (decoded.append(path), sample(path, *a, **k))[1]
+    )
+    still = TextVideoDataset(tmp_path / "data", num_frames=4, frame_size=16)
+    first = still[0]["video"]
+    assert torch.equal(still[0, 1]["video"], first)
+    assert len(decoded) == 1
+    nothing = TextVideoDataset(tmp_path / "data", num_frames=4, frame_size=16, cache_gb=0)
+    assert torch.equal(nothing[0]["video"], nothing[0, 1]["video"])
+    assert len(decoded) == 3
+    drawn = TextVideoDataset(tmp_path / "data", num_frames=2, frame_size=16, fps=8)
+    assert any(not torch.equal(drawn[0, epoch]["video"], drawn[0]["video"]) for epoch in range(1, 6))

@@ -14,7 +14,7 @@ from torch import nn
 
 from text2video.errors import ModelError, UsageError
 from text2video.models import attention as attention_module
-from text2video.models.layers import ModulatedNorm, depth_to_space, sinusoid, space_to_depth
+from text2video.models.layers import Conv3d, ModulatedNorm, depth_to_space, sinusoid, space_to_depth
 from text2video.models.unet3d import UNet3D
 
 TINY = {
@@ -128,17 +128,17 @@ def test_masked_words_are_not_seen():
 
 def test_text_is_learned():
     model = tiny(started=False).train()
-    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=5e-3)
     draw = torch.Generator().manual_seed(2)
     text = torch.randn(2, 5, 12, generator=draw)
-    target = torch.tensor([-1.0, 1.0])[:, None, None, None, None].expand(2, 3, 4, 8, 8)
+    target = torch.tensor([-0.5, 1.0])[:, None, None, None, None].expand(2, 3, 4, 8, 8)
     for _ in range(40):
         sample = torch.randn(1, 3, 4, 8, 8, generator=draw).expand(2, -1, -1, -1, -1)  # only the text differs
         loss = F.mse_loss(model(sample, 999.0, text).sample, target)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    assert loss < 0.3
+    assert loss < 0.1  # 0.56 without the text
 
 
 @torch.no_grad()
@@ -360,6 +360,23 @@ def test_modulated_norm_is_group_norm_scale_shift_silu(channels, memory_format):
     ):
         assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4)
     assert torch.allclose(layer(x), F.silu(normalised), atol=1e-5)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3])
+def test_bfloat16_gradient_of_a_convolution_over_few_frames(frames):
+    torch.manual_seed(0)
+    layer = Conv3d(16, 24, 3, padding=1)
+    x = torch.randn(2, 16, frames, 4, 4).to(memory_format=torch.channels_last_3d)
+    weight = torch.randn(2, 24, frames, 4, 4)
+    gradients = []
+    for half in (False, True, True, True):
+        torch.full((24, 16, 3, 3, 3), float("nan"))  # what stands in memory that is not written
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            out = layer(x)
+        assert out.shape == weight.shape
+        gradients.append(torch.autograd.grad((out.float() * weight).sum(), layer.weight)[0])
+    for rounded in gradients[1:]:
+        assert (rounded - gradients[0]).norm() < 0.02 * gradients[0].norm()
 
 
 def test_space_to_depth_round_trip():

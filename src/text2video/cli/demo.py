@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 CONFIG = Path(__file__).parents[1] / "assets" / "demo.yaml"
 PROMPTS, BATCH = 256, 16
 CLIPS, SHOWN = 2000, 200  # files written for training to read; to look at, where training draws the same clips itself
-FAST = "--max_steps=6 --batch_size=2 --num_workers=0 --val_samples=2 --sample_steps=0 --num_inference_steps=2"
+FAST = "--max_steps=3 --batch_size=2 --num_workers=0 --val_samples=2 --sample_steps=0 --num_inference_steps=2"
 
 
 def demo(*, output_dir: Path = Path("runs/demo"), fast: bool = False) -> None:

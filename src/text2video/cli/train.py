@@ -41,7 +41,8 @@ def train(*tokens: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> None
             logger.info(note)
         say(run(config, resume))
     except KeyboardInterrupt:
-        logger.info("The run goes on with: text2video train --resume --output_dir %s", config.output_dir)
+        if (config.output_dir / "run.yaml").is_file():
+            logger.info("The run goes on with: text2video train --resume --output_dir %s", config.output_dir)
         raise
     finally:
         logger.removeHandler(lines)

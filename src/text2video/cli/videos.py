@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from diffusers.utils.logging import disable_progress_bar
 
 from .. import video
 from ..families.base import choose_device, choose_dtype, family_of, model_folder
@@ -20,7 +21,7 @@ class Videos:
     Args:
         model: see `families.base.load`.
         device, dtype: by name.
-        folder: for the videos; made when the first is finished.
+        folder: for the videos.
         file: for a single video, in place of the folder.
         extras: `save_gif`, `save_frames`, `visualize` of `generation.save`.
         batch_size: videos sampled together.
@@ -36,10 +37,12 @@ class Videos:
         extras: dict[str, bool],
         batch_size: int,
     ):
+        disable_progress_bar()  # of loading, which takes no time
         self.model = model_folder(model)
         self.family = family_of(self.model)
         self.pipe = self.family.open(self.model, choose_device(device), choose_dtype(dtype))
         self.folder, self.file, self.extras, self.batch_size = folder, file, extras, batch_size
+        (file.parent if file else folder).mkdir(parents=True, exist_ok=True)  # refused before the work, not after it
         self.taken: set[Path] = set()
 
     def make(self, prompts: Sequence[str], settings: Settings, report: Callable[[int, int], None]) -> Iterator[Path]:
@@ -48,13 +51,12 @@ class Videos:
         batches = -(-videos // self.batch_size)
 
         def on_step(step: int, steps: int) -> None:
-            report(finished // self.batch_size * steps + step, batches * steps)
+            report(finished // self.batch_size * steps + step + 1, batches * steps)
 
         for result in generate(
             self.family, self.pipe, prompts, settings, str(self.model), on_step, batch_size=self.batch_size
         ):
             path = self.file or self.free(file_names([result.prompt])[0], result)
-            path.parent.mkdir(parents=True, exist_ok=True)
             yield from save(result, path, **self.extras)
             finished += 1
             if self.extras["visualize"]:

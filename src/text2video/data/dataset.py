@@ -46,6 +46,8 @@ class TextVideoDataset(Dataset[dict[str, Any]]):
         caption_prefix: put before every caption, as a trigger word.
         short: what becomes of clips that are too short: see `video.sample`.
         random_window: with `fps`, where in the clip the frames begin: anywhere, or in the middle.
+        cache_gb: memory, in each process, for frames that are the same in every epoch: those of clips sampled evenly or
+            in the middle. They are decoded once.
 
     Raises:
         UsageError: a count or size below 1.
@@ -66,6 +68,7 @@ class TextVideoDataset(Dataset[dict[str, Any]]):
         caption_prefix: str = "",
         short: Literal["repeat_last", "loop", "error"] = "repeat_last",
         random_window: bool = True,
+        cache_gb: float = 1.0,
     ):
         self.num_frames = num_frames
         self.height, self.width = height or frame_size, width or frame_size
@@ -86,6 +89,8 @@ class TextVideoDataset(Dataset[dict[str, Any]]):
         self.short: Literal["repeat_last", "loop", "error"] = short
         self.random_window = random_window
         self._unreadable: dict[str, str] = {}  # why, by clip id
+        self._cache: dict[str, np.ndarray] = {}
+        self._cache_left = int(cache_gb * 1e9)
 
     @classmethod
     def from_dir(cls, data_dir: str | Path, **options: Any) -> Self:
@@ -127,17 +132,24 @@ class TextVideoDataset(Dataset[dict[str, Any]]):
 
     def _frames(self, clip: Clip, shape: tuple[int, int, int], epoch: int) -> np.ndarray:
         """uint8 `[T, H, W, 3]`."""
-        return video_files.sample(
+        if clip.id in self._cache:
+            return self._cache[clip.id]
+        drawn = self.random_window and self.fps is not None
+        frames = video_files.sample(
             clip.path,
             shape[0],
             fps=self.fps,
             height=shape[1],
             width=shape[2],
-            rng=self._rng("window", epoch, clip) if self.random_window else None,
+            rng=self._rng("window", epoch, clip) if drawn else None,
             start=clip.start,
             end=clip.end,
             short=self.short,
         ).frames
+        if not drawn and frames.nbytes <= self._cache_left:
+            self._cache[clip.id] = frames
+            self._cache_left -= frames.nbytes
+        return frames
 
     def _item(self, clip: Clip, frames: np.ndarray, epoch: int) -> dict[str, Any]:
         video = torch.from_numpy(frames).permute(3, 0, 1, 2).float() / 127.5 - 1  # [C, T, H, W]

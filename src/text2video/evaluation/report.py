@@ -52,6 +52,8 @@ def write_report(
     """
     config = RunConfig.load(run / "run.yaml") if run and (run / "run.yaml").is_file() else None
     metrics = read_metrics(run / "metrics.jsonl") if run else {}
+    times = dict(stages or {})
+    times |= {"all together": sum(times.values())} if len(times) > 1 else {}
     accuracy, fps = result.accuracy, result.settings["fps"]
     unseen = "a combination that no training clip has" if result.split == "heldout" else "a trained combination"
     seeds = f"{result.rows[0].seed} to {result.rows[-1].seed}"
@@ -71,8 +73,8 @@ def write_report(
         curves=_curves(metrics),
         hide_curves="" if metrics.get("train/loss") else "hidden",
         facts=_pairs(_facts(result, config, metrics)),
-        times=_pairs({name: clock(seconds) for name, seconds in (stages or {}).items()}),
-        hide_times="" if stages else "hidden",
+        times=_pairs({name: clock(seconds) for name, seconds in times.items()}),
+        hide_times="" if times else "hidden",
         machine=_pairs(machine() | ({"command": command} if command else {})),
         config=escape(config.to_yaml() if config else ""),
         hide_config="" if config else "hidden",

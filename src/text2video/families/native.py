@@ -57,7 +57,7 @@ class NativeFamily:
             num_frames=config.data.num_frames,
             height=height,
             width=width,
-            fps=config.data.fps or 8,
+            fps=float(config.data.fps or 8),
             guidance_scale=config.preview.guidance_scale,
             num_inference_steps=config.preview.num_inference_steps,
         )

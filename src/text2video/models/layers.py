@@ -42,6 +42,18 @@ class TimestepEmbedding(nn.Module):
         return self.second(F.silu(self.first(h)))  # [B, width]
 
 
+class Conv3d(nn.Conv3d):
+    """A convolution whose gradient can be trusted for two frames as well."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        # oneDNN (3.12, in torch 2.13) leaves part of the weight's bfloat16 gradient uninitialised when a kernel of
+        # 3 frames meets a video of 2. With a third frame of zeros, which the padding had there anyway, it does not.
+        if input.shape[2] == 2 and self.kernel_size[0] == 3 and input.device.type == "cpu":
+            padded = super().forward(F.pad(input, (0, 0, 0, 0, 0, 1)))  # [B, C, 3, H, W]
+            return padded[:, :, :2].contiguous(memory_format=torch.channels_last_3d)
+        return super().forward(input)
+
+
 class ModulatedNorm(nn.Module):
     """`silu(norm(x) * (1 + scale) + shift)`: group normalisation, a scale and a shift for each sample, SiLU.
 
@@ -61,6 +73,9 @@ class ModulatedNorm(nn.Module):
             gain = gain * (1 + scale.float())
             offset = self.bias.float() * (1 + scale.float()) + shift.float()  # each [B, C]
         gain, offset = gain.expand(len(x), -1), offset.expand(len(x), -1)
+        if x.device.type != "cpu":
+            return F.silu(_affine(F.group_norm(x.float(), self.groups).to(x.dtype), gain, offset))
+        x = x.contiguous(memory_format=torch.channels_last_3d)
         return _NormAffineSiLU.apply(x, gain, offset, self.groups)
 
 

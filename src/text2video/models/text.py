@@ -105,7 +105,12 @@ class TextEncoder:
 
     @classmethod
     def builtin(
-        cls, captions: Iterable[str], width: int = 256, num_layers: int = 2, vocab_size: int = 4096, max_tokens: int = 77
+        cls,
+        captions: Iterable[str],
+        width: int = 256,
+        num_layers: int = 2,
+        vocab_size: int = 4096,
+        max_tokens: int = 77,
     ) -> "TextEncoder":
         """The built-in encoder, untrained, with a tokenizer made from `captions`."""
         tokenizer = train_tokenizer(captions, vocab_size, max_tokens)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from ..errors import ModelError, UsageError
 from .attention import CrossAttention, SelfAttention
-from .layers import ModulatedNorm, TimestepEmbedding, depth_to_space, sinusoid, space_to_depth, zeroed
+from .layers import Conv3d, ModulatedNorm, TimestepEmbedding, depth_to_space, sinusoid, space_to_depth, zeroed
 
 ATTENTION = ("none", "time", "space+time", "full")
 
@@ -124,11 +124,11 @@ class UNet3D(ModelMixin, ConfigMixin, PeftAdapterMixin):
             for width, kind in zip(widths, attention, strict=True)
         )
         steps = [(math.prod(step), *pair) for step, pair in zip(self.steps, pairwise(widths), strict=True)]
-        self.shrink = nn.ModuleList(nn.Conv3d(depth * fine, coarse, 1) for depth, fine, coarse in steps)
-        self.grow = nn.ModuleList(nn.Conv3d(coarse, depth * fine, 1) for depth, fine, coarse in steps)
+        self.shrink = nn.ModuleList(Conv3d(depth * fine, coarse, 1) for depth, fine, coarse in steps)
+        self.grow = nn.ModuleList(Conv3d(coarse, depth * fine, 1) for depth, fine, coarse in steps)
 
         self.norm = ModulatedNorm(widths[0])
-        self.leave = zeroed(nn.Conv3d(widths[0], patch * out_channels, 3, padding=1))
+        self.leave = zeroed(Conv3d(widths[0], patch * out_channels, 3, padding=1))
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
@@ -222,7 +222,7 @@ class Block(nn.Module):
         self.norm_out = ModulatedNorm(out_channels)
         self.dropout = nn.Dropout(dropout)
         self.conv_out = convolution(conv, out_channels, out_channels, zero=True)
-        self.skip = nn.Identity() if channels == out_channels else nn.Conv3d(channels, out_channels, 1)
+        self.skip = nn.Identity() if channels == out_channels else Conv3d(channels, out_channels, 1)
         self.text_attention = CrossAttention(out_channels, text_channels, head_dim)
         self.attentions = nn.ModuleDict(
             {axes: SelfAttention(out_channels, head_dim) for axes in attention.split("+") if axes != "none"}
@@ -257,12 +257,12 @@ def _attend(layer: nn.Module, x: Tensor, axes: str) -> Tensor:
 def convolution(kind: str, channels: int, out_channels: int, zero: bool = False) -> nn.Module:
     """A 3 x 3 x 3 convolution, or its two factors, the last at zero where asked."""
     if kind == "3d":
-        last = nn.Conv3d(channels, out_channels, 3, padding=1)
+        last = Conv3d(channels, out_channels, 3, padding=1)
         return zeroed(last) if zero else last
     if kind != "factorised":
         raise ModelError(f'conv is {kind!r}; it can be "3d" or "factorised".')
-    space = nn.Conv3d(channels, out_channels, (1, 3, 3), padding=(0, 1, 1))
-    time = nn.Conv3d(out_channels, out_channels, (3, 1, 1), padding=(1, 0, 0))
+    space = Conv3d(channels, out_channels, (1, 3, 3), padding=(0, 1, 1))
+    time = Conv3d(out_channels, out_channels, (3, 1, 1), padding=(1, 0, 0))
     return nn.Sequential(space, zeroed(time) if zero else time)
 
 

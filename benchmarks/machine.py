@@ -1,0 +1,44 @@
+"""What every result says of where it was measured, and the file it is written to."""
+
+import datetime
+import json
+import os
+import platform
+import shlex
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def processor() -> str:
+    """The processor's name and the number of cores this process may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        name = names[0] if names else name
+    return f"{name}, {cores} cores"
+
+
+def write_result(name: str, values: dict[str, Any], packages: tuple[str, ...] = ("torch", "diffusers", "av")) -> Path:
+    """Write `results/NAME.json`: date, machine, versions, command, then the values."""
+    header = {
+        "date": datetime.date.today().isoformat(),
+        "machine": processor(),
+        "system": platform.platform(terse=True),
+        "versions": {"python": platform.python_version()} | {package: version(package) for package in packages},
+        "command": f"python benchmarks/{name}.py {shlex.join(map(_outside, sys.argv[1:]))}".strip(),
+    }
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(header | values, indent=2) + "\n", encoding="utf-8")
+    print(f"written: {path.relative_to(RESULTS.parents[1])}")
+    return path
+
+
+def _outside(argument: str) -> str:
+    # where somebody keeps his data is nobody's business
+    return Path(argument).name if Path(argument).is_absolute() else argument

@@ -1,0 +1,73 @@
+"""Data sets are made, checked and converted from the command line."""
+
+import json
+
+from text2video.data.layouts import read_layout
+
+
+def test_setup_then_says_what_to_do_next(command, tmp_path):
+    code, out, _ = command("setup", "mine")
+    assert code == 0
+    assert (tmp_path / "mine" / "data" / "captions.json").is_file()
+    assert "text2video data check" in out
+    assert "already" in command("setup", "mine").out
+
+
+def test_shapes_are_written_as_asked_and_again_the_same(command, tmp_path):
+    options = ("--clips", 2, "--seed", 3, "--size", 16, "--num_frames", 4, "--fps", 4, "--split", "heldout")
+    for folder in ("a", "b"):
+        assert command("data", "shapes", folder, *options).code == 0
+    manifest = read_layout(tmp_path / "a")
+    assert len(manifest.clips) == 2
+    assert (tmp_path / "a" / "scenes.jsonl").read_bytes() == (tmp_path / "b" / "scenes.jsonl").read_bytes()
+    code, _, err = command("data", "shapes", "a", *options)
+    assert code == 1
+    assert "already" in err
+
+
+def test_check_says_what_becomes_of_each_clip(command, tmp_path, tiny):
+    code, out, _ = command("data", "check", tiny / "clips", "--num-frames", 8, "--frame_size", 16, "--json", "r/r.json")
+    assert code == 0
+    assert "6" in out
+    report = json.loads((tmp_path / "r" / "r.json").read_text(encoding="utf-8"))
+    assert len(report["clips"]) == 6
+    assert report["settings"]["num_frames"] == 8
+    assert report["settings"]["height"] == 16
+
+
+def test_check_of_nothing_usable_fails(command, tmp_path):
+    command("setup")
+    code, _, err = command("data", "check", "data")
+    assert code == 1
+    assert err.startswith("error: ")
+    assert command("data", "check").code == 2
+    assert command("data", "check", "nowhere").code == 1
+    (tmp_path / "data" / "videos" / "a.mp4").write_bytes(b"no video")
+    (tmp_path / "data" / "captions.json").write_text('{"a.mp4": "a"}', encoding="utf-8")
+    code, out, err = command("data", "check", "--data_dir", "data")
+    assert code == 1
+    assert "a.mp4" in out
+    assert "None of the clips" in err
+
+
+def test_check_reads_named_columns(command, tmp_path, tiny):
+    clips = read_layout(tiny / "clips").clips
+    rows = ["clip,says", *(f"{clip.path},{clip.captions[0].replace(',', '')}" for clip in clips)]
+    (tmp_path / "t.csv").write_text("\n".join(rows), encoding="utf-8")
+    named = ("--data-root", tiny, "--dataset_file", "t.csv", "--video_column", "clip", "--caption_column", "says")
+    code, out, _ = command("data", "check", *named, "--num_frames", 8, "--frame_size", 16)
+    assert code == 0
+    assert "layout csv" in out
+
+
+def test_convert_keeps_clips_and_captions(command, tmp_path, tiny):
+    code, out, _ = command("data", "convert", tiny / "clips", "new", "--layout", "jsonl", "--link")
+    assert code == 0
+    assert "6 clips" in out
+    before, after = read_layout(tiny / "clips"), read_layout(tmp_path / "new")
+    assert after.layout == "jsonl"
+    assert [clip.captions for clip in before.clips] == [clip.captions for clip in after.clips]
+    code, _, err = command("data", "convert", tiny / "clips", "newer", "--layout", "zip")
+    assert code == 2
+    assert "captions_json" in err
+    assert not (tmp_path / "newer").exists()
