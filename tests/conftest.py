@@ -29,6 +29,12 @@ def real_clips() -> Path:
     return CLIPS
 
 
+@pytest.fixture(scope="session")
+def tiny_flags() -> list[str]:
+    """The command-line tokens of a tiny run, without its output_dir."""
+    return TINY
+
+
 @pytest.fixture
 def tiny(tmp_path):
     """A function that makes the configuration of a tiny run: `tiny("--seed", "1", output_dir=...)`."""

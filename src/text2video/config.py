@@ -100,6 +100,7 @@ class DiffusionConfig(_Section):
     objective: str | None = Field(None, description="your subclass of TextToVideoDiffusion, as module:Class")
     schedule: Literal["cosine", "linear", "scaled_linear", "flow"] = Field("cosine", description="noise schedule")
     num_timesteps: Positive = Field(1000, description="training timesteps")
+    shift: Annotated[float, Field(gt=0)] = Field(1.0, description="flow: above 1 more noise, for larger videos")
     prediction: Literal["epsilon", "v", "x0", "flow"] = Field("epsilon", description="what the model predicts")
     weighting: Literal["uniform", "min_snr"] = Field("uniform", description="loss weight over noise levels")
     min_snr_gamma: Annotated[float, Field(gt=0)] = Field(5.0, description="gamma of min-SNR weighting")

@@ -18,6 +18,7 @@ from .errors import ModelError, UsageError
 from .models import text as text
 from .models import unet3d as unet3d
 from .models.text import TextEncoder
+from .models.unet3d import check_shape
 
 
 class TextToVideoOutput(BaseOutput):
@@ -193,23 +194,6 @@ class TextToVideoPipeline(DiffusionPipeline):
     def numpy_to_pil(images: np.ndarray) -> list[Any]:
         """Frames `[T, H, W, C]` in [0, 1] as a list of T images."""
         return DiffusionPipeline.numpy_to_pil(images)
-
-
-def check_shape(shape: Sequence[int], strides: Sequence[int]) -> None:
-    """Whether (frames, height, width) are multiples of the strides.
-
-    Raises:
-        UsageError: they are not; names the nearest that are.
-    """
-    problems = []
-    for name, size, stride in zip(("num_frames", "height", "width"), shape, strides, strict=True):
-        if size < 1 or size % stride:
-            below, above = size // stride * stride, (size // stride + 1) * stride
-            problems.append(
-                f"{name} {size} is no multiple of {stride}: use {f'{below} or ' if below > 0 else ''}{above}"
-            )
-    if problems:
-        raise UsageError(f"This model cannot make that video. {'; '.join(problems)}.")
 
 
 def _halves(condition: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -119,6 +119,7 @@ def raising(error):
         (KeyboardInterrupt(), 130, "stopped"),
         (OSError(errno.ENOSPC, "No space left on device", "a.mp4"), 1, "No space left on device (a.mp4)"),
         (PermissionError(errno.EACCES, "Permission denied", "b"), 1, "Permission denied (b)"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "Z:/c"), 1, "No such file or directory (Z:/c)"),
         (MemoryError(), 1, "--batch_size"),
     ],
 )
@@ -131,14 +132,13 @@ def test_what_the_machine_refuses_is_one_paragraph(command, monkeypatch, error, 
     assert result.err.count("\n") == 1
 
 
-@pytest.mark.parametrize("error", [RuntimeError("odd"), FileNotFoundError(errno.ENOENT, "No such file", "c")])
-def test_a_bug_keeps_its_traceback_after_a_sentence(command, monkeypatch, error):
-    monkeypatch.setattr("text2video.data.template.setup", raising(error))
+def test_a_bug_keeps_its_traceback_after_a_sentence(command, monkeypatch):
+    monkeypatch.setattr("text2video.data.template.setup", raising(RuntimeError("odd")))
     code, _, err = command("setup")
     assert code == 1
     assert err.startswith("error: This is a bug")
     assert "Traceback" in err
-    assert str(error) in err
+    assert "RuntimeError: odd" in err
 
 
 def start(*arguments: str, encoding: str = "utf-8") -> subprocess.CompletedProcess[bytes]:

@@ -1,11 +1,13 @@
 """`train`: flags over YAML, a dry run that writes nothing, resuming, and errors in words."""
 
+import logging
 import shutil
 
 import pytest
 from ruamel.yaml import YAML
 
 from text2video.config import RunConfig, flag_names
+from text2video.errors import TrainingError
 
 
 def test_help_names_every_option_once_with_its_default(command):
@@ -130,3 +132,14 @@ def test_an_interrupted_run_says_how_to_go_on(command, tmp_path, monkeypatch):
     code, _, err = command("train", "--shapes", "--output_dir", "x")
     assert code == 130
     assert err.splitlines() == ["The run goes on with: text2video train --resume --output_dir x", "stopped"]
+
+
+def test_a_failed_run_says_why_once(command, monkeypatch):
+    def failing(config, resume):
+        logging.getLogger("text2video").warning("odd")
+        logging.getLogger("text2video").error("The disk is full")
+        raise TrainingError("The disk is full")
+
+    monkeypatch.setattr("text2video.training.trainer.train", failing)
+    code, _, err = command("train", "--shapes")
+    assert (code, err.splitlines()) == (1, ["odd", "error: The disk is full"])

@@ -74,9 +74,9 @@ def test_starts_at_zero():
 
 def test_impossible_shapes_are_named_with_the_nearest_possible():
     model = tiny(**FACTORISED)
-    with pytest.raises(UsageError, match=r"frames 3 .* multiple of 2 \(nearest: 2 or 4\); width 10 .*8 or 12"):
+    with pytest.raises(UsageError, match=r"num_frames 3 .* multiple of 2 \(nearest: 2 or 4\); width 10 .*8 or 12"):
         model(torch.zeros(1, 3, 3, 8, 10), 5.0)
-    with pytest.raises(UsageError, match=r"frames 1 .*nearest: 2\)"):
+    with pytest.raises(UsageError, match=r"num_frames 1 .*nearest: 2\)"):
         model(torch.zeros(1, 3, 1, 8, 8), 5.0)
     with pytest.raises(ModelError, match="give 2 and 1"):
         UNet3D(**{**TINY, "attention": ("time",)})

@@ -43,11 +43,9 @@ def assert_same_run(run: Path, other: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory):
+def unbroken(tmp_path_factory, tiny_flags):
     """A finished run, and the command line that repeats it elsewhere."""
-    from conftest import TINY
-
-    flags = [*TINY, "--num_workers", "1", "--max_steps", "6", "--model_args", "{dropout: 0.1}"]
+    flags = [*tiny_flags, "--num_workers", "1", "--max_steps", "6", "--model_args", "{dropout: 0.1}"]
     run = tmp_path_factory.mktemp("unbroken") / "run"
     train(RunConfig.build({}, [*flags, "--output_dir", str(run)]))
     return run, flags
@@ -135,13 +133,11 @@ def test_killed_a_hundred_times_at_random_moments(unbroken, tmp_path):
         round_ += 1
 
 
-def test_two_processes_equal_one(tmp_path):
+def test_two_processes_equal_one(tmp_path, tiny_flags):
     """The same global batch of 4, shared by two processes over gloo."""
-    from conftest import TINY
-
     one, two = tmp_path / "one", tmp_path / "two"
-    train(RunConfig.build({}, [*TINY, "--output_dir", str(one), "--max_steps", "4", "--sample_steps", "4"]))
-    flags = [*TINY, "--max_steps", "4", "--sample_steps", "4", "--batch_size", "2"]
+    train(RunConfig.build({}, [*tiny_flags, "--output_dir", str(one), "--max_steps", "4", "--sample_steps", "4"]))
+    flags = [*tiny_flags, "--max_steps", "4", "--sample_steps", "4", "--batch_size", "2"]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])

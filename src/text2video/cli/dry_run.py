@@ -7,9 +7,9 @@ import torch
 
 from ..config import RunConfig
 from ..families.base import Family
-from ..pipelines import check_shape
+from ..models.unet3d import check_shape
 from ..training.data import RunData, collate, open_data
-from ..training.trainer import build
+from ..training.trainer import build, steps_in_all
 
 
 def describe(config: RunConfig) -> str:
@@ -21,7 +21,8 @@ def describe(config: RunConfig) -> str:
     """
     data = open_data(config.data, config.seed)
     family, pipe, _ = build(config, data.captions)
-    check_shape((config.data.num_frames, *config.data.size), family.strides(pipe))
+    for shape in {data.train.shape(index) for index in range(len(data.train))}:
+        check_shape(shape, family.strides(pipe))
     lines = [*data.notes, *parameters(family, pipe), *shapes(config, data, family, pipe), *steps(config, data)]
     return config.to_yaml() + "\n" + "\n".join(f"# {line}" for line in lines)
 
@@ -59,9 +60,8 @@ def steps(config: RunConfig, data: RunData) -> list[str]:
     accumulation = config.train.gradient_accumulation_steps
     per_step = config.train.batch_size * accumulation * processes
     clips = len(data.train)
-    total = -(-config.train.num_epochs * clips // per_step)
     return [
         f"clips a step: {per_step} ({config.train.batch_size} x {accumulation} micro-steps x {processes} processes)",
         f"steps an epoch: {clips / per_step:g} ({clips} clips)",
-        f"steps in all: {min(total, config.train.max_steps or total)}",
+        f"steps in all: {steps_in_all(config.train, clips, per_step)}",
     ]

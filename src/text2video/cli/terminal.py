@@ -42,8 +42,12 @@ def progress(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
 
 
 class Lines(logging.Handler):
-    """Log records as plain lines on stderr, above a progress bar where there is one."""
+    """Log records as plain lines on stderr, above a progress bar where there is one.
+
+    Not those of errors: what is raised is said by the command line itself.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
         # sys.stderr is looked up each time: a progress bar puts its own in that place
-        sys.stderr.write(self.format(record) + "\n")
+        if record.levelno < logging.ERROR:
+            sys.stderr.write(self.format(record) + "\n")

@@ -51,7 +51,7 @@ class Videos:
         batches = -(-videos // self.batch_size)
 
         def on_step(step: int, steps: int) -> None:
-            report(finished // self.batch_size * steps + step + 1, batches * steps)
+            report(finished // self.batch_size * steps + step, batches * steps)
 
         for result in generate(
             self.family, self.pipe, prompts, settings, str(self.model), on_step, batch_size=self.batch_size

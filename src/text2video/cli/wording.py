@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from cyclopts import CycloptsError
 from cyclopts.exceptions import UnknownCommandError
 
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.ENAMETOOLONG}
-_PATHS = (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError)
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, errno.EPERM}
 
 
 def of_usage(error: CycloptsError, verbs: Iterable[str]) -> str:
@@ -32,7 +31,7 @@ def of_failure(error: Exception) -> str | None:
     """What the machine refused; None for a bug."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return "The memory is full. Try a smaller --batch_size, --frame_size or --num_frames."
-    if isinstance(error, OSError) and (isinstance(error, _PATHS) or error.errno in _DISK):
+    if isinstance(error, OSError) and (error.filename or error.errno in _DISK):
         where = f" ({error.filename})" if error.filename else ""
         return f"{error.strerror or error}{where}. Check the path, who may write there, and the free space."
     return None

@@ -8,6 +8,7 @@ import torch
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
+from ..errors import UsageError
 from .objectives import Predict, convert, expand
 from .schedules import PREDICTIONS, Schedule
 
@@ -53,12 +54,18 @@ def sample(
         scheduler: a diffusers scheduler; its noise, if it adds any, comes from `generator`.
         prediction: what the model predicts, which may differ from what the scheduler takes.
         num_inference_steps: `default_steps` where none are given.
-        on_step: called with (step, steps, x_t) after each step.
+        on_step: called with (steps done, steps, x_t) after each step.
+
+    Raises:
+        UsageError: more steps than training timesteps.
     """
     schedule = Schedule.from_scheduler(scheduler)
     # FlowMatchEuler has no prediction_type: it takes a velocity.
     wanted = _OURS[scheduler.config.get("prediction_type", "flow_prediction")]
-    _set_timesteps(scheduler, num_inference_steps or default_steps(scheduler), noise.device)
+    steps = num_inference_steps or default_steps(scheduler)
+    if not 0 < steps <= schedule.num_timesteps:
+        raise UsageError(f"num_inference_steps is {steps}; this model has 1 to {schedule.num_timesteps} steps.")
+    _set_timesteps(scheduler, steps, noise.device)
     draws = "generator" in scheduler.step.__code__.co_varnames
     x_t = noise if schedule.is_flow else noise * scheduler.init_noise_sigma
     for step, t in enumerate(scheduler.timesteps):
@@ -71,7 +78,7 @@ def sample(
         output = convert(output, prediction, wanted, scaled, alpha, sigma)
         x_t = scheduler.step(output, t, x_t, **({"generator": generator} if draws else {})).prev_sample
         if on_step:
-            on_step(step, len(scheduler.timesteps), x_t)
+            on_step(step + 1, len(scheduler.timesteps), x_t)
     return x_t
 
 

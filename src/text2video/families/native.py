@@ -48,7 +48,7 @@ class NativeFamily:
         diffusion = config.diffusion
         return TextToVideoPipeline(
             unet=unet,
-            scheduler=Schedule(diffusion.schedule, diffusion.num_timesteps).sampler(
+            scheduler=Schedule(diffusion.schedule, diffusion.num_timesteps, diffusion.shift).sampler(
                 config.preview.scheduler, diffusion.prediction
             ),
             text_encoder=encoder.model,

@@ -165,7 +165,7 @@ class UNet3D(ModelMixin, ConfigMixin, PeftAdapterMixin):
         Raises:
             UsageError: frames, height or width are no multiples of `strides`.
         """
-        _check_shape(sample, self.strides)
+        check_shape(sample.shape[2:], self.strides)
         text, mask = encoder_hidden_states, encoder_attention_mask
         mask = None if mask is None else mask.bool()
         timestep = torch.as_tensor(timestep, device=sample.device).expand(sample.shape[0])  # [B]
@@ -278,12 +278,17 @@ def _check_levels(channel_mult: Sequence[float], attention: Sequence[str], downs
         raise ModelError(f"attention has {unknown[0]!r}; each level can have one of {', '.join(ATTENTION)}.")
 
 
-def _check_shape(sample: Tensor, strides: tuple[int, int, int]):
+def check_shape(shape: Sequence[int], strides: Sequence[int]) -> None:
+    """Whether (frames, height, width) are multiples of the strides.
+
+    Raises:
+        UsageError: they are not; it names the nearest that are.
+    """
     problems = []
-    for name, size, stride in zip(("frames", "height", "width"), sample.shape[2:], strides, strict=True):
-        if size % stride:
-            below, above = size // stride * stride, -(-size // stride) * stride
-            nearest = f"{below} or {above}" if below else f"{above}"
+    for name, size, stride in zip(("num_frames", "height", "width"), shape, strides, strict=True):
+        if size < 1 or size % stride:
+            below, above = size // stride * stride, (size // stride + 1) * stride
+            nearest = f"{below} or {above}" if below > 0 else f"{above}"
             problems.append(f"{name} {size} is no multiple of {stride} (nearest: {nearest})")
     if problems:
         raise UsageError(f"This model cannot take a video of this shape: {'; '.join(problems)}.")

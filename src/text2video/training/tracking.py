@@ -27,6 +27,10 @@ from .checkpoint import write_text
 logger = logging.getLogger("text2video")
 
 
+class NotANumber(TrainingError):
+    """A loss or a gradient was not a number."""
+
+
 def tracker_names(config: RunConfig) -> list[Any]:
     """The trackers of a run: TensorBoard, and wandb where it is installed and logged in, unless told not to."""
     names = []
@@ -103,7 +107,7 @@ class Tracker:
         """Write the noted steps.
 
         Raises:
-            TrainingError: a loss was not a number.
+            NotANumber: a loss was not a number.
         """
         if not self._pending:
             return
@@ -116,10 +120,10 @@ class Tracker:
             last = {**values, **dict(zip(keys, row, strict=True))}
             self.write(step, last)
             if not all(map(math.isfinite, row)):
-                raise TrainingError(f"The loss was not a number at step {step}")
+                raise NotANumber(f"The loss was not a number at step {step}.")
         step = self._pending[-1][0]
         self._pending, self._since, self._steps = [], time.perf_counter(), 0
-        speed = {"clips_per_second": self.clips_per_step / seconds, **memory()}
+        speed = {"seconds_per_step": seconds, "clips_per_second": self.clips_per_step / seconds, **memory()}
         self.write(step, speed)
         if self.main:
             self.accelerator.log({**last, **speed}, step=step)

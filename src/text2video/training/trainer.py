@@ -26,20 +26,21 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
 from .. import video
-from ..config import RunConfig
+from ..config import RunConfig, TrainConfig
 from ..diffusion.objectives import Batch, Objective, TextToVideoDiffusion
+from ..diffusion.schedules import Schedule
 from ..errors import TrainingError, UsageError
 from ..families.base import Family, family_of, model_folder
 from ..families.native import NativeFamily
 from ..generation import Settings, file_names, generate
-from ..models.unet3d import UNet3D
+from ..models.unet3d import UNet3D, check_shape
 from .checkpoint import Checkpoints, write_text, write_whole
 from .data import RunData, batches, collate, open_data
 from .draws import draw, generator
 from .ema import EMA
 from .imports import import_class
 from .optim import learning_rate, make_optimizer
-from .tracking import Tracker, tracker_names
+from .tracking import NotANumber, Tracker, tracker_names
 
 logger = logging.getLogger("text2video")
 
@@ -99,9 +100,9 @@ class Trainer:
 
         self.data: RunData = open_data(config.data, config.seed)
         self.family, self.pipe, self.objective = build(config, self.data.captions)
-        clips = len(self.data.train)
-        epochs = -(-config.train.num_epochs * clips // self.samples_per_step)
-        self.total_steps = min(epochs, config.train.max_steps or epochs)
+        for shape in {self.data.train.shape(index) for index in range(len(self.data.train))}:
+            check_shape(shape, self.family.strides(self.pipe))
+        self.total_steps = steps_in_all(config.train, len(self.data.train), self.samples_per_step)
 
         # The averaged weights are a pipeline of their own, always ready for previews, validation and saving.
         parts = self.family.trainable(self.pipe)
@@ -162,16 +163,14 @@ class Trainer:
             if main:
                 write_whole(self.final, lambda folder: self.averaged.save_pretrained(folder, safe_serialization=True))
             self.accelerator.wait_for_everyone()
-        except TrainingError as error:
+        except NotANumber as error:
             good = self.checkpoints.steps()
             last = (
-                f"The last good checkpoint is {self.checkpoints.path(good[-1])}"
-                if good
-                else "There is no checkpoint yet"
+                f"The last good checkpoint is {self.checkpoints.path(good[-1])}" if good else "There is no checkpoint"
             )
-            message = f"{str(error).rstrip('.')}. {last}. A lower --learning_rate or --mixed_precision no may help."
+            message = f"{error} {last}. A lower --learning_rate or --mixed_precision no may help."
             logger.error(message)
-            raise TrainingError(message if "not a number" in str(error) else str(error)) from None
+            raise TrainingError(message) from None
         finally:
             tracker.close()
 
@@ -377,13 +376,13 @@ def build(config: RunConfig, captions: list[str]) -> tuple[Family, Any, Objectiv
     A model that is started from keeps its own architecture, text encoder, schedule and prediction.
     """
     diffusion = config.diffusion
-    schedule, prediction, num_timesteps = diffusion.schedule, diffusion.prediction, diffusion.num_timesteps
+    schedule = Schedule(diffusion.schedule, diffusion.num_timesteps, diffusion.shift)
+    prediction = diffusion.prediction
     if config.train.init_from:
         folder = model_folder(config.train.init_from)
         family = family_of(folder)
         pipe = family.open(folder, torch.device("cpu"), torch.float32)
-        schedule, prediction = family.schedule(pipe).name, pipe.config["prediction"]
-        num_timesteps = family.schedule(pipe).num_timesteps
+        schedule, prediction = family.schedule(pipe), pipe.config["prediction"]
         height, width = config.data.size
         pipe.register_to_config(num_frames=config.data.num_frames, height=height, width=width)
     else:
@@ -393,8 +392,9 @@ def build(config: RunConfig, captions: list[str]) -> tuple[Family, Any, Objectiv
         pipe = family.create(config, captions, kind)
     kind = import_class(diffusion.objective) if diffusion.objective else TextToVideoDiffusion
     objective = kind(
-        schedule=schedule,
-        num_timesteps=num_timesteps,
+        schedule=schedule.name,
+        num_timesteps=schedule.num_timesteps,
+        shift=schedule.shift,
         prediction=prediction,
         weighting=diffusion.weighting,
         min_snr_gamma=diffusion.min_snr_gamma,
@@ -403,6 +403,12 @@ def build(config: RunConfig, captions: list[str]) -> tuple[Family, Any, Objectiv
         logit_std=diffusion.logit_std,
     )
     return family, pipe, objective
+
+
+def steps_in_all(config: TrainConfig, clips: int, samples_per_step: int) -> int:
+    """Steps of a run over so many clips: its epochs, or `max_steps` if that is less."""
+    epochs = -(-config.num_epochs * clips // samples_per_step)
+    return min(epochs, config.max_steps or epochs)
 
 
 def choose_precision(name: str, device: str) -> str:

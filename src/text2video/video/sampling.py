@@ -164,19 +164,18 @@ def _sample_by_packets(
     tick = float(stream.time_base)
     seconds = header_duration(container, stream)
     if seconds <= LONG:
-        origin, wanted, stretches = None, None, [(-np.inf, np.inf)]
-    else:
+        origin, wanted, groups, margin = None, None, [np.array([-np.inf, np.inf])], 0.0
+    else:  # choose on the header's grid of times, then look at what lies around each
         origin, rate = stream.start_time or 0, frame_rate(stream)
         grid = np.arange(0, seconds, 1 / rate)
         grid = grid[_inside(grid, part)]
         wanted = grid[choose(grid)]
         ordered, margin = np.unique(wanted), max(1.0, 2 / rate)
         groups = np.split(ordered, np.flatnonzero(np.diff(ordered) > LONG / 10) + 1)
-        stretches = [(group[0] - margin, group[-1] + margin) for group in groups]
 
-    converter, converted, picked = Converter(threads=1), {}, []
-    for begin, end in stretches:
-        packets = _packets(container, stream, begin, end, origin or 0)
+    converter, converted, stamp_at = Converter(threads=1), {}, {}
+    for group in groups:
+        packets = _packets(container, stream, group[0] - margin, group[-1] + margin, origin or 0)
         if packets is None or not _trusted(packets, stream):
             return None
         stamps = np.sort(_stamps(packets))
@@ -184,15 +183,16 @@ def _sample_by_packets(
         times = (stamps - origin) * tick
         stamps, times = stamps[_inside(times, part)], times[_inside(times, part)]
         if wanted is None:
-            picked = stamps[choose(times)].tolist()
-        elif len(times):
-            here = wanted[(wanted >= begin) & (wanted <= end)]
-            picked += stamps[nearest(times, here)].tolist()
-        missing = set(picked) - converted.keys()
-        for frame in _decode_only(stream, packets, missing):
+            wanted = group = times[choose(times)]
+        elif not len(times):
+            return None
+        here = stamps[nearest(times, group)].tolist()
+        stamp_at |= zip(group.tolist(), here, strict=True)
+        for frame in _decode_only(stream, packets, set(here) - converted.keys()):
             size = _cover(upright_size(stream, frame), height, width)
             converted[frame.pts] = converter.rgb(frame, size)
-    if not picked or any(stamp not in converted for stamp in picked):
+    picked = [stamp_at[time] for time in wanted.tolist()]
+    if not converted.keys() >= set(picked):
         return None
     return Video(np.stack([converted[p] for p in picked]), (np.array(picked) - origin) * tick)
 

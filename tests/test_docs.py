@@ -1,0 +1,297 @@
+"""What README and docs say is done here for real, scaled down: every command, every program, every option and link.
+
+Each page is read from top to bottom in a folder of its own, as a user would type it. What stands in for a user's data
+and models is made by `shelf`; how commands are scaled down is in `SMALLER`; what is not run is in `LOOKED_AT`.
+"""
+
+import importlib
+import io
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from ruamel.yaml import YAML
+
+from text2video.cli import train as train_verb
+from text2video.cli.main import VERBS, run
+from text2video.config import RunConfig, flag_names
+from text2video.models import text
+from text2video.training import trainer
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+TINY = [
+    "--max_steps",
+    "2",
+    "--batch_size",
+    "2",
+    "--frame_size",
+    "16",
+    "--num_frames",
+    "4",
+    "--model_channels",
+    "16",
+    "--channel_mult",
+    "1",
+    "2",
+    "--attention",
+    "time",
+    "full",
+    "--downsample_time",
+    "false",
+    "--num_res_blocks",
+    "1",
+    "--text_width",
+    "32",
+    "--text_layers",
+    "1",
+    "--num_workers",
+    "0",
+    "--val_samples",
+    "2",
+    "--num_samples",
+    "1",
+    "--num_inference_steps",
+    "2",
+    "--no_wandb",
+    "--no_tensorboard",
+    "--device",
+    "cpu",
+]
+# Verb -> what is put after its options, where the later of two counts.
+SMALLER = {
+    "demo": ["--fast", "--output_dir", "runs/fast"],
+    "train": TINY,
+    "generate": ["--num_inference_steps", "2"],
+    "evaluate": ["--num_prompts", "2", "--num_inference_steps", "2"],
+    "data shapes": ["--clips", "6", "--size", "16", "--num_frames", "8"],
+}
+# What is typed where a command asks: at the model, at two prompts, and at the end.
+TYPED = "runs/demo\na red circle moves left\na blue square grows\n\n"
+# Program -> whether a line for it can be right. These are not run: they install, they serve, or they take long.
+LOOKED_AT: dict[str, Callable[[list[str]], bool]] = {
+    "make": lambda words: f"\n{words[1]}:" in (ROOT / "Makefile").read_text(encoding="utf-8"),
+    "pip": lambda words: (
+        words[1] == "install" and ("-c" not in words or (ROOT / words[words.index("-c") + 1]).is_file())
+    ),
+    "python": lambda words: words[1:] == ["-m", "venv", ".venv"] or (ROOT / words[1]).is_file(),
+    "source": lambda words: words[1:] == [".venv/bin/activate"],
+    ".venv\\Scripts\\activate": lambda words: True,
+    "hf": lambda words: words[1] == "download" and words[2] in text.PRETRAINED.values(),
+    "tensorboard": lambda words: words[1] == "--logdir" and Path(words[2]).is_dir(),
+    "accelerate": lambda words: configured(words),  # run by the slow test below
+    "torchrun": lambda words: configured(words),
+}
+# Options of other programs that the pages name, and of other tools that ours answers to by another name.
+OF_PROGRAMS = {"num_processes", "cpu", "nproc_per_node", "logdir", "learn", "no-deps"}
+OF_OTHER_TOOLS = {
+    *("instance_data_root", "max_num_frames", "train_batch_size", "num_train_epochs", "max_train_steps", "id_token"),
+    *("checkpointing_steps", "lr_warmup_steps", "resume_from_checkpoint", "validation_prompt", "report_to"),
+}
+LAYOUTS = {  # folder of that name -> layout
+    "data": "captions_json",
+    "pairs": "captions_txt",
+    "lists": "text_lists",
+    "table": "csv",
+    "webvid": "webvid",
+    "manifest": "manifest",
+}
+
+
+def contents(page: Path) -> str:
+    """A page without its comments, in which figures wait."""
+    return re.sub(r"<!--.*?-->", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def blocks(page: Path) -> Iterator[tuple[str, str, str]]:
+    """(language, title, code) of every fenced block."""
+    found = re.findall(r"^```(\w*)([^\n]*)\n(.*?)^```$", contents(page), re.MULTILINE | re.DOTALL)
+    assert 2 * len(found) == contents(page).count("```"), f"{page.name} has a block that is not closed, or is indented"
+    for language, rest, code in found:
+        title = re.search(r'title="(.+?)"', rest)
+        yield language, title[1] if title else "", code
+
+
+def lines(code: str) -> Iterator[list[str]]:
+    """The command lines of a block, as words."""
+    for line in code.replace("\\\n", " ").splitlines():
+        if words := shlex.split(line, comments=True, posix="Scripts" not in line):
+            yield words
+
+
+def configured(words: list[str]) -> bool:
+    """Whether a line of a launcher leads to a run that can be configured."""
+    train_verb.read(tuple(words[words.index("train") + 1 :]))
+    return words[words.index("train") - 2 : words.index("train")] == ["-m", "text2video"]
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory) -> Path:
+    """A data set in each layout, a finished demo run, prompts, tiny text encoders, and the configurations."""
+    folder = tmp_path_factory.mktemp("shelf")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert run(["data", "shapes", "made", *SMALLER["data shapes"]]) == 0
+        for name, layout in LAYOUTS.items():
+            assert run(["data", "convert", "made", name, "--layout", layout]) == 0
+        demo = ["--shapes", "--clips", "8", "--schedule", "flow", "--prediction", "x0", "--scheduler", "flow"]
+        assert run(["train", *demo, "--output_dir", "runs/demo", *TINY]) == 0
+    (folder / "prompts.txt").write_text("a red circle moves left\na blue square grows\n", encoding="utf-8")
+    shutil.copytree(ROOT / "configs", folder / "configs")
+    return folder
+
+
+def tiny_encoder(kind: str, folder: Path) -> None:
+    """A random CLIP or T5 text encoder with its tokenizer, in the real format."""
+    from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
+
+    tokenizer = text.train_tokenizer(["a red circle moves left"], max_tokens=77)
+    size = len(tokenizer)
+    if kind == "clip":
+        config = CLIPTextConfig(
+            vocab_size=size, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
+        )
+        model = CLIPTextModel(config)
+    else:
+        model = T5EncoderModel(T5Config(vocab_size=size, d_model=16, d_ff=16, d_kv=8, num_layers=1, num_heads=2))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+@pytest.fixture
+def place(shelf, tmp_path, monkeypatch) -> Path:
+    """A copy of the shelf to work in, where everything that trains is made small."""
+    folder = tmp_path / "place"
+    shutil.copytree(shelf, folder)
+    whole = trainer.train
+    monkeypatch.setattr(trainer, "train", lambda config, resume=False: whole(smaller(config), resume))
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
+    before = set(sys.modules)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield folder
+    torch.set_num_threads(threads)
+    for name in {path.stem for path in folder.glob("*.py")} & (set(sys.modules) - before):
+        del sys.modules[name]
+
+
+def smaller(config: RunConfig) -> RunConfig:
+    return RunConfig.build(config.model_dump(mode="json"), TINY)
+
+
+def do(words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """One command line, as far as it is run."""
+    program, *tokens = words
+    if program != "text2video":
+        assert program in LOOKED_AT, f"neither run nor looked at: {words}"
+        assert LOOKED_AT[program](words), words
+        return
+    verb = next(verb for verb in VERBS if tokens[: len(verb.split())] == verb.split())
+    if verb == "train":
+        train_verb.read(tuple(tokens[1:]))  # as it stands; below some of its options are laid over
+    monkeypatch.setattr(sys, "stdin", io.StringIO(TYPED))
+    code = run([*tokens, *SMALLER.get(verb, [])])
+    assert code == 0, f"{shlex.join(words)}\n{capsys.readouterr().err}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_everything_on_the_page_can_be_done(page, shelf, place, monkeypatch, capsys):
+    if "text2video setup\n" in contents(page):
+        shutil.rmtree(place / "data")
+    if "text_encoder clip" in contents(page):
+        tiny_encoder("clip", place / "clip")
+        tiny_encoder("t5", place / "encoders" / "t5")
+        monkeypatch.setitem(text.PRETRAINED, "clip", str(place / "clip"))
+    names: dict[str, object] = {}
+    for language, title, code in blocks(page):
+        if title:
+            (place / title).write_text(code, encoding="utf-8")
+            importlib.invalidate_caches()
+        elif language == "python":
+            exec(compile(code, page.name, "exec"), names)
+        elif language == "yaml":
+            RunConfig.build(YAML(typ="safe").load(code))
+        elif language in ("bash", "console", "powershell"):
+            for words in lines(code):
+                do(words, monkeypatch, capsys)
+                if words == ["text2video", "setup"]:  # now a user puts clips there
+                    shutil.copytree(shelf / "data", place / "data", dirs_exist_ok=True)
+        else:
+            assert language == "text", f"a block of {language or 'no language'} is neither run nor checked"
+
+
+@pytest.mark.slow
+def test_lines_for_several_processes(place):
+    launched = [
+        words
+        for page in PAGES
+        for language, _, code in blocks(page)
+        if language == "bash"
+        for words in lines(code)
+        if words[0] in ("accelerate", "torchrun")
+    ]
+    assert len(launched) == 2
+    for program, *tokens in launched:
+        port = ["launch", "--main_process_port", "0"] if program == "accelerate" else ["--standalone"]
+        command = [Path(sys.executable).parent / program, *port, *tokens[program == "accelerate" :], *TINY]
+        subprocess.run(command, check=True)
+        assert (place / tokens[tokens.index("--output_dir") + 1] / "final" / "model_index.json").is_file()
+
+
+def test_every_option_named_exists(monkeypatch, capsys):
+    known = set(flag_names()) | {"resume", "dry_run", "help"}
+    monkeypatch.setenv("COLUMNS", "200")
+    for verb in VERBS:
+        run([*verb.split(), "--help"])
+    known |= set(re.findall(r"--(\w+)", capsys.readouterr().out))
+    assert not OF_OTHER_TOOLS & known
+    for page in PAGES:
+        named = set(re.findall(r"(?<![\w-])--([a-zA-Z][\w.-]*)", contents(page))) - OF_PROGRAMS - OF_OTHER_TOOLS
+        assert {name.replace("-", "_") for name in named} <= known, page.name
+
+
+def test_every_verb_is_in_the_readme():
+    assert all(f"| `text2video {verb}` |" in contents(PAGES[0]) for verb in VERBS)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_and_files_named_exist(page):
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", contents(page)):
+        file = page.parent / target if target else page
+        assert file.exists(), target
+        headings = re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8"), re.MULTILINE) if anchor else []
+        assert not anchor or anchor in [re.sub(r"[^\w]+", "-", name.lower()).strip("-") for name in headings]
+    for name in re.findall(r"\b(?:configs|benchmarks)/[\w/-]+\.\w+", contents(page)):
+        assert (ROOT / name).is_file(), name
+    for name in re.findall(r"\bconfigs/[\w/-]+\.yaml", contents(page)):
+        RunConfig.load(ROOT / name)
+
+
+def test_figures_of_the_check_are_those_measured():
+    sizes = json.loads((ROOT / "benchmarks/results/shapes_check.json").read_text(encoding="utf-8"))["frame sizes"]
+    rows = re.findall(
+        r"^\| (.+?) \| (\d+ of \d+) \| (\d+ of \d+) \|$", contents(ROOT / "docs/benchmarks.md"), re.MULTILINE
+    )
+    assert len(rows) > 20
+    for case, *cells in rows:
+        assert cells == [
+            f"{sizes[s]['rates'][case]['successes']} of {sizes[s]['rates'][case]['n']}" for s in ("32", "64")
+        ]
+
+
+def test_the_site_is_built_and_asks_no_other_server(tmp_path):
+    pytest.importorskip("mkdocs")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--config-file", ROOT / "mkdocs.yml"]
+    subprocess.run([*command, "--site-dir", tmp_path / "site"], check=True, capture_output=True)
+    for page in (tmp_path / "site").glob("*.html"):
+        html = page.read_text(encoding="utf-8")
+        assert not re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="?https?:', html), page.name
