@@ -3,7 +3,7 @@
 Trains on the sound natural clips of a folder with a manifest.csv (columns file, caption, kind, expect), evenly sampled,
 then generates one video a caption with seed 0 and asks which clip it is nearest to (mean squared error of pixels).
 
-    python benchmarks/real_clips.py CLIPS --minutes 30
+    python benchmarks/real_clips.py CLIPS
 """
 
 import argparse

@@ -40,6 +40,18 @@ def test_files_say_what_made_them(model, tmp_path):
     assert video.probe(tmp_path / "a.mp4").fps == pytest.approx(5)
 
 
+def test_settings_say_what_was_used_and_the_model_stays_as_it_was(model):
+    family, pipe = model
+    before = pipe.scheduler
+    (result,) = generate(family, pipe, ["a"], Settings(scheduler="euler", num_inference_steps=2))
+    kept = result.metadata()
+    assert (kept["num_frames"], kept["height"], kept["num_inference_steps"], kept["scheduler"]) == (4, 16, 2, "euler")
+    assert kept["guidance_scale"] == pipe.config["guidance_scale"]
+    assert pipe.scheduler is before
+    (usual,) = generate(family, pipe, ["a"])
+    assert (usual.settings.num_inference_steps, usual.settings.scheduler) == (3, "DDIMScheduler")
+
+
 def test_names_are_safe_and_distinct():
     hostile = ["a/../../etc/passwd", "..\\..\\x", "CON", "", "???", "a b", "A  B", "x" * 500, "狗" * 200, "a\x00b\n"]
     names = file_names(hostile)

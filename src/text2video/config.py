@@ -144,11 +144,12 @@ class TrainConfig(_Section):
 
 
 class PreviewConfig(_Section):
-    """Videos sampled while training."""
+    """Videos sampled while training, and how the finished model samples when it is not told otherwise."""
 
     sample_steps: Annotated[int, Field(ge=0)] = Field(500, description="steps between sample videos; 0: none")
     sample_prompts: list[str] = Field([], description="prompts; none: validation captions")
     num_samples: Positive = Field(4, description="videos, where no prompts are given")
+    max_preview_steps: Positive = Field(50, description="sampling steps of a sample video, at most")
     num_inference_steps: Positive | None = Field(None, description="sampling steps; none: 1000 for ddpm, else 50")
     guidance_scale: float = Field(3.0, description="classifier-free guidance of sample videos")
     scheduler: str | None = Field(None, description="sampler by name; none: the model's own")

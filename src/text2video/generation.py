@@ -8,7 +8,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from . import video
+from .diffusion.guidance import default_steps
 from .errors import UsageError
 from .families.base import Family
 
@@ -44,14 +45,18 @@ class Generated:
     frames: np.ndarray  # uint8 [T, H, W, 3]
     prompt: str
     seed: int
-    fps: float
-    settings: Settings
+    settings: Settings  # as used: nothing is left to the model's defaults
     model: str
+
+    @property
+    def fps(self) -> float:
+        """Frames a second."""
+        return self.settings.fps or 8.0
 
     def metadata(self) -> dict[str, Any]:
         """Prompt, seed, model and settings, as stored with the video."""
         settings = {k: v for k, v in asdict(self.settings).items() if k not in ("seed", "num_videos_per_prompt")}
-        return {"prompt": self.prompt, "seed": self.seed, "model": self.model, **settings, "fps": self.fps}
+        return {"prompt": self.prompt, "seed": self.seed, "model": self.model, **settings}
 
 
 def generate(
@@ -77,12 +82,28 @@ def generate(
     """
     if not prompts:
         raise UsageError("There are no prompts. Give --prompts, --prompt or --prompt_file.")
+    own = pipe.scheduler
     if settings.scheduler:
         pipe.use_sampler(settings.scheduler)
+    try:
+        yield from _generate(family, pipe, prompts, resolved(settings, pipe), model, on_step, on_frames, batch_size)
+    finally:
+        pipe.scheduler = own
+
+
+def _generate(
+    family: Family,
+    pipe: Any,
+    prompts: Sequence[str],
+    settings: Settings,
+    model: str,
+    on_step: Callable[[int, int], None] | None,
+    on_frames: Callable[[Tensor], None] | None,
+    batch_size: int,
+) -> Iterator[Generated]:
     names = ("negative_prompt", "num_frames", "height", "width", "num_inference_steps", "guidance_scale")
     asked = {name: getattr(settings, name) for name in names}
     wanted = [prompt for prompt in prompts for _ in range(settings.num_videos_per_prompt)]
-    fps = settings.fps or pipe.config["fps"]
     for first in range(0, len(wanted), batch_size):
         some = wanted[first : first + batch_size]
         seeds = range(settings.seed + first, settings.seed + first + len(some))
@@ -92,7 +113,15 @@ def generate(
         if on_frames:
             on_frames(batch)
         for prompt, seed, clip in zip(some, seeds, batch, strict=True):
-            yield Generated(to_uint8(clip), prompt, seed, fps, settings, model)
+            yield Generated(to_uint8(clip), prompt, seed, settings, model)
+
+
+def resolved(settings: Settings, pipe: Any) -> Settings:
+    """The settings with the model's own in place of those that were not given."""
+    own = {name: pipe.config[name] for name in ("num_frames", "height", "width", "fps", "guidance_scale")}
+    own["num_inference_steps"] = pipe.config["num_inference_steps"] or default_steps(pipe.scheduler)
+    own["scheduler"] = type(pipe.scheduler).__name__
+    return replace(settings, **{name: value for name, value in own.items() if getattr(settings, name) is None})
 
 
 def to_uint8(clip: Tensor) -> np.ndarray:
@@ -109,7 +138,7 @@ def save(
     Args:
         path: the MP4 (or GIF); the other files take its name.
         save_gif: also NAME.gif.
-        save_frames: also NAME_frames/0000.png ...
+        save_frames: also NAME_frames/frame_0000.png ...
         visualize: also NAME_sheet.png, the frames side by side.
     """
     video.write(path, result.frames, result.fps, metadata=result.metadata())

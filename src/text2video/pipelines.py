@@ -1,5 +1,6 @@
 """The text-to-video pipeline: our models as a diffusers `DiffusionPipeline`, a folder that loads anywhere."""
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,12 @@ class TextToVideoPipeline(DiffusionPipeline):
         try:
             pipe = super().from_pretrained(folder, use_safetensors=True, **kwargs)
         except (OSError, ValueError) as error:
+            if "trust_remote_code" in str(error):
+                classes = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+                raise ModelError(
+                    f"The model in {str(folder)!r} is of a class of your own, {':'.join(classes['unet'])}. Import its "
+                    "module first, or name it by --model_class module:Class."
+                ) from None
             raise ModelError(f"The model in {str(folder)!r} cannot be loaded: {error}") from None
         for component in (pipe.unet, pipe.text_encoder):
             # Loaded weights lie where the file had them; matrix products differ by 2e-6 unless they are aligned anew.

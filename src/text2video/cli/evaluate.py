@@ -25,6 +25,7 @@ def evaluate(
     batch_size: PositiveInt = 1,
     device: str = "auto",
     dtype: str = "float32",
+    model_class: str | None = None,
 ) -> None:
     """Check generated videos of the demo world against their prompts, exactly.
 
@@ -44,11 +45,15 @@ def evaluate(
         batch_size: Videos sampled together; it may change them by about 1e-5.
         device: auto, cpu, cuda or mps.
         dtype: float32, bfloat16 or float16.
+        model_class: Your own class that the model is of, as module:Class.
     """
     from ..evaluation.shapes import evaluate_shapes
     from ..families.base import choose_device, choose_dtype, family_of, model_folder
     from ..generation import Settings
+    from ..training.imports import import_class
 
+    if model_class:
+        import_class(model_class)
     folder = model_folder(model)
     family = family_of(folder)
     run = folder.parent if (folder.parent / "run.yaml").is_file() else None

@@ -28,6 +28,7 @@ def generate(
     batch_size: PositiveInt = 1,
     device: str = "auto",
     dtype: str = "float32",
+    model_class: str | None = None,
 ) -> None:
     """Make videos from prompts with a trained model.
 
@@ -47,6 +48,7 @@ def generate(
         batch_size: Videos sampled together.
         device: auto, cpu, cuda or mps.
         dtype: float32, bfloat16 or float16.
+        model_class: Your own class that the model is of, as module:Class.
     """
     wanted = [*(prompts or []), *([prompt] if prompt is not None else [])]
     wanted += read_prompts(prompt_file) if prompt_file else []
@@ -59,8 +61,11 @@ def generate(
     model = model or ask_model()
 
     from ..generation import Settings
+    from ..training.imports import import_class
     from .videos import Videos
 
+    if model_class:
+        import_class(model_class)
     values = asdict(sampling)
     side, seed = values.pop("frame_size"), values.pop("seed")
     values |= {"height": sampling.height or side, "width": sampling.width or side}

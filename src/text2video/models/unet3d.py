@@ -110,6 +110,7 @@ class UNet3D(ModelMixin, ConfigMixin, PeftAdapterMixin):
             dropout=dropout,
         )
         self.time_embedding = TimestepEmbedding(model_channels, self.time_embed_dim)
+        self.text_embedding = nn.Linear(cross_attention_dim, self.time_embed_dim)
         self.enter = convolution(conv, patch * in_channels, widths[0])
 
         # Levels are counted from the finest; `up[level]` answers `down[level]`, `grow[level]` undoes `shrink[level]`.
@@ -170,6 +171,10 @@ class UNet3D(ModelMixin, ConfigMixin, PeftAdapterMixin):
         mask = None if mask is None else mask.bool()
         timestep = torch.as_tensor(timestep, device=sample.device).expand(sample.shape[0])  # [B]
         embedding = self.time_embedding(timestep)  # [B, time_embed_dim]
+        if text is not None:
+            # What the whole caption says reaches every block from the first step on, before cross-attention has learned
+            # where to look (the pooled text of Imagen, Saharia et al. 2022, section 2.3).
+            embedding = embedding + self.text_embedding(_mean(text, mask))
         if added_embedding is not None:
             embedding = embedding + added_embedding
         embedding = F.silu(embedding)
@@ -245,13 +250,32 @@ class Block(nn.Module):
 def _attend(layer: nn.Module, x: Tensor, axes: str) -> Tensor:
     """Self-attention along some axes of `[B, T, H, W, C]`, in the same shape."""
     b, t, h, w, c = x.shape
-    times = sinusoid(torch.arange(t, device=x.device), c)  # [T, C]
     if axes == "time":
         sequences = x.permute(0, 2, 3, 1, 4).reshape(b * h * w, t, c)
-        return layer(sequences, times).view(b, h, w, t, c).permute(0, 3, 1, 2, 4)
+        return layer(sequences, _positions((t,), c, x)).view(b, h, w, t, c).permute(0, 3, 1, 2, 4)
     if axes == "space":
-        return layer(x.reshape(b * t, h * w, c)).view(x.shape)
-    return layer(x.reshape(b, t * h * w, c), times.repeat_interleave(h * w, 0)).view(x.shape)
+        return layer(x.reshape(b * t, h * w, c), _positions((h, w), c, x)).view(x.shape)
+    return layer(x.reshape(b, t * h * w, c), _positions((t, h, w), c, x)).view(x.shape)
+
+
+def _positions(sizes: tuple[int, ...], channels: int, like: Tensor) -> Tensor:
+    """Sinusoids of the places of a grid, an equal share of the channels for each axis: `[places, channels]`."""
+    share = channels // len(sizes)
+    axes = [sinusoid(torch.arange(size, device=like.device), share) for size in sizes]
+    shape = (*sizes, share)
+    grid = [
+        axis.view(*(size if i == j else 1 for j, size in enumerate(sizes)), share).expand(shape)
+        for i, (axis, size) in enumerate(zip(axes, sizes, strict=True))
+    ]
+    return F.pad(torch.cat(grid, dim=-1), (0, channels - share * len(sizes))).flatten(0, -2)
+
+
+def _mean(text: Tensor, mask: Tensor | None) -> Tensor:
+    """The mean of the tokens that there are: `[B, L, D]` -> `[B, D]`."""
+    if mask is None:
+        return text.mean(1)
+    kept = mask[..., None].to(text.dtype)
+    return (text * kept).sum(1) / kept.sum(1).clamp(min=1)
 
 
 def convolution(kind: str, channels: int, out_channels: int, zero: bool = False) -> nn.Module:

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from .. import video
 from ..config import RunConfig, TrainConfig
+from ..diffusion.guidance import default_steps
 from ..diffusion.objectives import Batch, Objective, TextToVideoDiffusion
 from ..diffusion.schedules import Schedule
 from ..errors import TrainingError, UsageError
@@ -327,9 +328,12 @@ class Trainer:
             source[index]["caption"] for index in range(min(len(source), preview.num_samples))
         ]
         folder = self.config.output_dir / "samples" / f"{step:06d}"
+        # Ancestral DDPM walks 1000 steps when not told otherwise: too long to wait for between two steps of training.
+        usual = preview.num_inference_steps or default_steps(self.averaged.scheduler)
+        steps = min(usual, preview.max_preview_steps)
         clips = []
         for index in range(self.rank, len(prompts), self.world):
-            settings = Settings(seed=self.config.seed + index)
+            settings = Settings(seed=self.config.seed + index, num_inference_steps=steps)
             (result,) = generate(self.family, self.averaged, [prompts[index]], settings, str(self.final))
             name = f"{index:02d}-{file_names([prompts[index]])[0]}"
             folder.mkdir(parents=True, exist_ok=True)

@@ -32,6 +32,7 @@ Choose = Callable[[np.ndarray], np.ndarray]  # increasing times in seconds -> in
 
 LONG = 60.0  # seconds; of a longer file only the stretches around the wanted frames are read
 _CHAINED = frozenset({"gif", "apng"})  # each frame is painted on the one before, whatever the key frame flags say
+_SKIPPING = frozenset({"h264", "hevc", "mpeg4", "mpeg2video"})  # FFmpeg's VVC decoder loses wanted frames by skipping
 
 
 def sample(
@@ -124,7 +125,7 @@ def _choose(times: np.ndarray, *, path: Path, count: int, fps: float | None, pla
         if room > -gap / 2 - EPSILON:  # rates like 29.97 and 30 fit each other
             return nearest(times, times[0] + max(room, 0.0) * place + offsets)
         have = f"{span + gap:.2f} s"
-        offsets = offsets % (span + gap) if short == "loop" and gap else offsets.clip(max=span)
+        offsets = (offsets + EPSILON) % (span + gap) if short == "loop" and gap else offsets.clip(max=span)
         indices = nearest(times, times[0] + offsets)
     if short == "error":
         rate = f" at {fps:g} fps" if fps else ""
@@ -159,7 +160,7 @@ def _sample_by_packets(
     Only the stretches from a key frame to the last wanted frame before the next one are decoded, and within them frames
     that no other leans on are skipped.
     """
-    if stream.codec_context.name in _CHAINED or not stream.time_base:
+    if not stream.time_base:
         return None
     tick = float(stream.time_base)
     seconds = header_duration(container, stream)
@@ -191,9 +192,9 @@ def _sample_by_packets(
         for frame in _decode_only(stream, packets, set(here) - converted.keys()):
             size = _cover(upright_size(stream, frame), height, width)
             converted[frame.pts] = converter.rgb(frame, size)
-    picked = [stamp_at[time] for time in wanted.tolist()]
-    if not converted.keys() >= set(picked):
+    if wanted is None or not converted.keys() >= set(stamp_at.values()):
         return None
+    picked = [stamp_at[time] for time in wanted.tolist()]
     return Video(np.stack([converted[p] for p in picked]), (np.array(picked) - origin) * tick)
 
 
@@ -211,11 +212,12 @@ def _packets(
                 return None
             if packet.dts is not None and (packet.dts - origin) * tick > end:
                 break
-            if packet.size:
+            if packet.size and (packets or packet.is_keyframe):
                 packets.append(packet)
     except av.FFmpegError:
         return None
-    return packets
+    late = packets and begin > 0 and ((packets[0].pts or 0) - origin) * tick > begin  # a seek that went too far
+    return None if late else packets
 
 
 def _stamps(packets: Sequence[av.Packet]) -> list[int]:
@@ -226,7 +228,7 @@ def _stamps(packets: Sequence[av.Packet]) -> list[int]:
 def _trusted(packets: Sequence[av.Packet], stream: VideoStream) -> bool:
     """Whether the timestamps name the frames: distinct, and reordered where the codec says that it reorders."""
     stamps = _stamps(packets)
-    if not stamps or len(set(stamps)) < len(stamps) or not packets[0].is_keyframe:
+    if not stamps or len(set(stamps)) < len(stamps):
         return False
     return not (stream.codec_context.has_b_frames and all(p.pts == p.dts for p in packets))
 
@@ -234,24 +236,23 @@ def _trusted(packets: Sequence[av.Packet], stream: VideoStream) -> bool:
 def _decode_only(stream: VideoStream, packets: Sequence[av.Packet], stamps: set[int]) -> Iterator[av.VideoFrame]:
     """Yields the frames with these timestamps. Stops early at damage."""
     context = stream.codec_context
-    keys = [index for index, packet in enumerate(packets) if packet.is_keyframe]
-    runs: list[list[int]] = []
+    keys = [0, *(i for i, packet in enumerate(packets) if packet.is_keyframe and context.name not in _CHAINED)]
+    unwanted = "NONREF" if context.name in _SKIPPING else "DEFAULT"
+    runs: list[tuple[int, int]] = []  # first and last packet of each stretch
     for index, packet in enumerate(packets):
         if packet.pts is None or packet.pts not in stamps:
             continue
-        key = bisect_right(keys, index) - 1
-        if key and packet.pts < (
-            packets[keys[key]].pts or 0
-        ):  # shown before its key frame: leans on the group before, too
-            key -= 1
-        if runs and keys[key] <= runs[-1][1] + 1:
-            runs[-1][1] = index
-        else:
-            runs.append([keys[key], index])
+        place = bisect_right(keys, index) - 1
+        if place and packet.pts < (packets[keys[place]].pts or 0):
+            place -= 1  # shown before its key frame, so it leans on the group before, too
+        first = keys[place]
+        while runs and first <= runs[-1][1] + 1:
+            first = min(first, runs.pop()[0])
+        runs.append((first, index))
     try:
         for first, last in runs:
             for packet in packets[first : last + 1]:
-                context.skip_frame = "DEFAULT" if packet.pts in stamps else "NONREF"
+                context.skip_frame = "DEFAULT" if packet.pts in stamps else unwanted
                 yield from (f for f in packet.decode() if f.pts in stamps and not f.is_corrupt)
             yield from (f for f in context.decode(None) if f.pts in stamps and not f.is_corrupt)
             context.flush_buffers()
