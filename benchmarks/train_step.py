@@ -17,7 +17,6 @@ import argparse
 import datetime
 import json
 import math
-import platform
 import statistics
 import sys
 import time
@@ -28,6 +27,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from machine import RESULTS, processor
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -254,7 +254,7 @@ def main():
     parser.add_argument("--steps", type=int, default=7, help="measured steps of each model and type (7)")
     parser.add_argument("--learn", type=float, default=0, metavar="SECONDS", help="then train each for so long")
     parser.add_argument("--learning_rate", type=float, default=3e-4)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "train_step.json")
+    parser.add_argument("--output", type=Path, default=RESULTS / "train_step.json")
     arguments = parser.parse_args()
 
     def fresh() -> dict[str, Contender]:
@@ -266,7 +266,7 @@ def main():
     result = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": " ".join(["python", "benchmarks/train_step.py", *sys.argv[1:]]),
-        "machine": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads",
+        "machine": f"{processor()}, {torch.get_num_threads()} threads",
         "versions": {name: version(name) for name in ("text2video", "torch", "diffusers", "video-diffusion-pytorch")},
     }
     result["speed"] = measure(fresh(), arguments.steps, arguments.batch_size)

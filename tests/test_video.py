@@ -365,6 +365,26 @@ def test_sampling_gives_the_frames_of_read(counted, monkeypatch, way):
     assert some.times == pytest.approx(every.times[indices])
 
 
+@pytest.mark.parametrize("way", ["packets", "long"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"x264-params": "open-gop=1:bframes=3:scenecut=0", "g": 10},  # frames shown before their key frame
+        {"codec": "libx265", "x265-params": "open-gop=1:bframes=4:log-level=none", "g": 10},
+        {"codec": "mpeg2video", "bf": 2, "g": 10},
+        {"x264-params": "keyint=infinite", "bf": 0},
+    ],
+)
+def test_few_frames_are_the_right_ones_in_any_group_of_pictures(tmp_path, monkeypatch, way, options):
+    path = encode(tmp_path / "a.mp4", numbered(90), **({"rate": 25} | options))
+    take(way, monkeypatch)
+    rng = np.random.default_rng(0)
+    for _ in range(8):
+        count, fps = int(rng.integers(1, 9)), float(rng.uniform(3, 25))
+        got = video.sample(path, count, fps=fps, rng=rng)
+        assert numbers(got.frames) == (got.times * 25).round().astype(int).tolist()
+
+
 def test_resize_covers_and_crops_the_middle():
     y, x = np.mgrid[0:90, 0:160]
     frame = np.where((y - 45) ** 2 + (x - 80) ** 2 < 30**2, 255, 0).astype(np.uint8)[None, ..., None].repeat(3, -1)

@@ -216,7 +216,8 @@ def _packets(
                 packets.append(packet)
     except av.FFmpegError:
         return None
-    late = packets and begin > 0 and ((packets[0].pts or 0) - origin) * tick > begin  # a seek that went too far
+    # seeking goes by decoding time, so the key frame may be shown a little after `begin`; half the margin is too far
+    late = packets and begin > 0 and ((packets[0].pts or 0) - origin) * tick > begin + 0.5
     return None if late else packets
 
 
