@@ -112,8 +112,9 @@ class DiffusionConfig(_Section):
 class OptimConfig(_Section):
     """How weights move."""
 
-    optimizer: str = Field("adamw", description="adamw, or your class as module:Class")
+    optimizer: str = Field("adamw", description="adamw, muon, or your class as module:Class")
     learning_rate: Annotated[float, Field(gt=0)] = Field(1e-4, description="highest learning rate")
+    muon_learning_rate: Annotated[float, Field(gt=0)] = Field(0.02, description="muon: of hidden matrices")
     lr_schedule: Literal["cosine", "constant"] = Field("cosine", description="after the warm-up")
     warmup_steps: Annotated[int, Field(ge=0)] = Field(500, description="steps of linear warm-up")
     min_lr_ratio: Annotated[float, Field(ge=0, le=1)] = Field(0.01, description="last learning rate over the highest")

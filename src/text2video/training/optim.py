@@ -1,7 +1,7 @@
 """Optimisers, and the learning rate as a function of the step alone."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -10,35 +10,63 @@ from torch import Tensor
 from ..config import OptimConfig
 from ..errors import UsageError
 from .imports import import_class
+from .muon import Muon
+
+# What enters and leaves a network is no hidden matrix: Muon's reference leaves it to AdamW.
+NOT_HIDDEN = ("embedding", "leave")
 
 
-def make_optimizer(config: OptimConfig, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
-    """AdamW with weight decay on matrices only, or a user's own class by its path.
+def make_optimizer(
+    config: OptimConfig, parameters: Iterable[Tensor], names: Mapping[Any, str] | None = None
+) -> torch.optim.Optimizer:
+    """AdamW with weight decay on matrices only, Muon, or a user's own class by its path.
+
+    Each parameter group remembers its highest learning rate as `peak_lr`.
+
+    Args:
+        names: parameter -> its name; Muon tells hidden matrices by them.
 
     Raises:
         UsageError: the name is unknown or cannot be imported.
     """
     parameters = list(parameters)
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
-    if ":" not in config.optimizer:
+    matrices = [p for p in parameters if p.ndim >= 2]
+    rest = {"params": [p for p in parameters if p.ndim < 2], "lr": config.learning_rate, "weight_decay": 0.0}
+    decayed = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    optimizer: torch.optim.Optimizer
+    if config.optimizer == "muon":
+        hidden = [p for p in matrices if not any(part in (names or {}).get(p, "") for part in NOT_HIDDEN)]
+        known = {id(p) for p in hidden}
+        groups: list[dict[str, Any]] = [
+            {"params": hidden, "hidden": True, **decayed, "lr": config.muon_learning_rate},
+            {"params": [p for p in matrices if id(p) not in known], "hidden": False, **decayed},
+            {"hidden": False, **rest},
+        ]
+        optimizer = Muon(groups, betas=config.betas)
+    elif config.optimizer == "adamw":
+        groups = [{"params": matrices, **decayed}, rest]
+        optimizer = torch.optim.AdamW(groups, betas=config.betas, fused=True)
+    elif ":" in config.optimizer:
+        optimizer = import_class(config.optimizer)([{"params": matrices, **decayed}, rest])
+    else:
         raise UsageError(
-            f"There is no optimizer {config.optimizer!r}. Choose adamw, or your own class as module:Class."
+            f"There is no optimizer {config.optimizer!r}. Choose adamw, muon, or your own as module:Class."
         )
-    return import_class(config.optimizer)(groups, lr=config.learning_rate)
+    for group in optimizer.param_groups:
+        group["peak_lr"] = group["lr"]
+    return optimizer
 
 
 def learning_rate(config: OptimConfig, step: int, total_steps: int) -> float:
-    """The learning rate of step 0, 1, ...: linear warm-up, then cosine annealing (Loshchilov and Hutter 2016)."""
-    warmup = min(config.warmup_steps, max(total_steps // 10, 1))  # a short run should not only warm up
+    """The share of the highest learning rate at step 0, 1, ...: warm-up, then cosine annealing (SGDR, 2016).
+
+    A warm-up is never longer than a tenth of the run: a short run should not only warm up.
+    """
+    warmup = min(config.warmup_steps, max(total_steps // 10, 1))
     if step < warmup:
-        return config.learning_rate * (step + 1) / warmup
+        return (step + 1) / warmup
     if config.lr_schedule == "constant":
-        return config.learning_rate
+        return 1.0
     progress = min((step - warmup) / max(total_steps - warmup, 1), 1.0)
     lowest = config.min_lr_ratio
-    return config.learning_rate * (lowest + (1 - lowest) * (1 + math.cos(math.pi * progress)) / 2)
+    return lowest + (1 - lowest) * (1 + math.cos(math.pi * progress)) / 2

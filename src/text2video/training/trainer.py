@@ -114,10 +114,10 @@ class Trainer:
         self.modules: dict[str, nn.Module] = {
             name: self.accelerator.prepare_model(part, device_placement=True) for name, part in parts.items()
         }
-        parameters = [p for part in self.modules.values() for p in part.parameters() if p.requires_grad]
+        names = {p: name for part in self.modules.values() for name, p in part.named_parameters() if p.requires_grad}
         self.optimizers = {
-            player: self.accelerator.prepare_optimizer(make_optimizer(config.optim, own))
-            for player, own in self.objective.players(parameters).items()
+            player: self.accelerator.prepare_optimizer(make_optimizer(config.optim, own, names))
+            for player, own in self.objective.players(names).items()
         }
         self.checkpoints = Checkpoints(config.output_dir, config.train.keep_checkpoints)
         self.final = config.output_dir / "final"
@@ -226,7 +226,7 @@ class Trainer:
                     self.accelerator.backward(loss)
                 losses[f"{player}/loss"] = losses.get(f"{player}/loss", 0) + loss.detach()
             for group in optimizer.param_groups:
-                group["lr"] = self.lr(step)
+                group["lr"] = group["peak_lr"] * learning_rate(self.config.optim, step, self.total_steps)
             own = [p for group in optimizer.param_groups for p in group["params"]]
             grad_norm = self.accelerator.clip_grad_norm_(own, self.config.optim.max_grad_norm)
             optimizer.step()
@@ -260,8 +260,8 @@ class Trainer:
             )
 
     def lr(self, step: int) -> float:
-        """The learning rate of a step."""
-        return learning_rate(self.config.optim, step, self.total_steps)
+        """The learning rate of a step, as it is logged."""
+        return self.config.optim.learning_rate * learning_rate(self.config.optim, step, self.total_steps)
 
     def synchronised(self, last: bool) -> Any:
         """Gradients are exchanged between processes in the last micro-step only."""

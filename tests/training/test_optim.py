@@ -1,0 +1,76 @@
+"""Optimisers move weights as their papers say; the learning rate is a function of the step alone."""
+
+import pytest
+import torch
+
+from text2video.config import OptimConfig
+from text2video.errors import UsageError
+from text2video.training.muon import Muon, orthogonal
+from text2video.training.optim import learning_rate, make_optimizer
+
+
+def test_orthogonal_brings_singular_values_near_one():
+    for shape in ((16, 48), (48, 16), (32, 32)):
+        values = torch.linalg.svdvals(orthogonal(torch.randn(shape, generator=torch.Generator().manual_seed(0))))
+        assert values.max() < 1.35
+        assert values.median() > 0.6
+
+
+def test_what_is_not_hidden_follows_adamw():
+    torch.manual_seed(0)
+    ours, theirs = (torch.nn.Parameter(torch.ones(7)) for _ in range(2))
+    muon = Muon([{"params": [ours], "lr": 0.01, "hidden": False, "weight_decay": 0.1}], betas=(0.9, 0.99))
+    adamw = torch.optim.AdamW([theirs], lr=0.01, betas=(0.9, 0.99), weight_decay=0.1)
+    for _ in range(5):
+        ours.grad = theirs.grad = torch.randn(7)
+        muon.step()
+        adamw.step()
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_muon_takes_hidden_matrices_only():
+    model = torch.nn.ModuleDict(
+        {"embedding": torch.nn.Embedding(5, 8), "layer": torch.nn.Conv3d(8, 8, 3), "leave": torch.nn.Linear(8, 2)}
+    )
+    names = {p: name for name, p in model.named_parameters()}
+    optimizer = make_optimizer(OptimConfig(optimizer="muon", learning_rate=0.001), names, names)
+    hidden = [names[p] for group in optimizer.param_groups if group["hidden"] for p in group["params"]]
+    assert hidden == ["layer.weight"]
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(names)
+    assert [group["peak_lr"] for group in optimizer.param_groups] == [0.02, 0.001, 0.001]
+
+
+def test_a_state_that_is_saved_goes_on_the_same():
+    torch.manual_seed(0)
+    start, gradients = torch.randn(8, 12), torch.randn(6, 8, 12)
+
+    def run(parameter, optimizer, some):
+        for gradient in some:
+            parameter.grad = gradient.clone()
+            optimizer.step()
+
+    group = {"lr": 0.02, "hidden": True, "weight_decay": 0.0}
+    whole, first = (torch.nn.Parameter(start.clone()) for _ in range(2))
+    run(whole, Muon([{"params": [whole], **group}]), gradients)
+    before = Muon([{"params": [first], **group}])
+    run(first, before, gradients[:3])
+    second = torch.nn.Parameter(first.detach().clone())
+    after = Muon([{"params": [second], **group}])
+    after.load_state_dict(before.state_dict())
+    run(second, after, gradients[3:])
+    assert torch.equal(second, whole)
+
+
+def test_learning_rate_warms_up_then_anneals():
+    config = OptimConfig(warmup_steps=10, min_lr_ratio=0.1)
+    rates = [learning_rate(config, step, 100) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == rates[9] == rates[10] == 1
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[-1] == pytest.approx(0.1)
+    assert learning_rate(OptimConfig(lr_schedule="constant"), 5000, 6000) == 1
+
+
+def test_unknown_optimizers_are_said():
+    with pytest.raises(UsageError, match="adamw, muon"):
+        make_optimizer(OptimConfig(optimizer="sgdd"), [torch.nn.Parameter(torch.ones(2))])
