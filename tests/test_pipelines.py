@@ -43,6 +43,9 @@ def test_another_process_gives_the_same_video(tiny_model):
 
 def test_a_batch_equals_its_videos_one_by_one(tiny_model):
     pipe = load(tiny_model, device="cpu")
+    # an epsilon prediction is divided by alpha = 5e-5 at the first step, which blows up the last bit; v is not
+    pipe.register_to_config(prediction="v")
+    pipe.use_sampler("ddim")
     together = pipe.sample(["a red circle", "a small blue square moves up"], generators(1, 2))
     for row, (prompt, seed) in enumerate((("a red circle", 1), ("a small blue square moves up", 2))):
         torch.testing.assert_close(together[row : row + 1], pipe.sample([prompt], generators(seed)), atol=1e-5, rtol=0)

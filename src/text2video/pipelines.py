@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
+from safetensors import SafetensorError
 from torch import Tensor
 
 from .diffusion.guidance import guided, sample
@@ -83,7 +84,7 @@ class TextToVideoPipeline(DiffusionPipeline):
             )
         try:
             pipe = super().from_pretrained(folder, use_safetensors=True, **kwargs)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             if "trust_remote_code" in str(error):
                 classes = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
                 raise ModelError(
@@ -135,9 +136,10 @@ class TextToVideoPipeline(DiffusionPipeline):
         device = self._execution_device
         noise = torch.stack([torch.randn(shape, generator=g, device=g.device) for g in generators]).to(device)
 
-        ask = {**self.encode_prompt(prompts), **(condition or {})}
-        negative = None
-        if scale != 1.0:
+        negative, ask = None, dict(condition or {})
+        if scale == 1.0:
+            ask |= self.encode_prompt(prompts)
+        else:  # encoded together, so that both have the same number of tokens
             both = self.encode_prompt([negative_prompt] * len(prompts) + list(prompts))
             negative, ask = ({**ask, **half} for half in _halves(both))
         return sample(
@@ -152,7 +154,9 @@ class TextToVideoPipeline(DiffusionPipeline):
         ).clamp(-1, 1)
 
     def _predict(self, x_t: Tensor, t: Tensor, condition: dict[str, Any]) -> Tensor:
-        return self.unet(x_t.to(self.unet.dtype), t, **condition, return_dict=False)[0]
+        dtype = self.unet.dtype
+        given = {name: v.to(dtype) if v.is_floating_point() else v for name, v in condition.items()}
+        return self.unet(x_t.to(dtype), t, **given, return_dict=False)[0]
 
     @torch.no_grad()
     def __call__(

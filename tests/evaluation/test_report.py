@@ -53,7 +53,7 @@ def make_result(prompts, checks):
     frames = shapes.render(scene, 8, 32, 32)
     rows = [Row(p, i, c, all(c.values())) for i, (p, c) in enumerate(zip(prompts, checks, strict=True))]
     shown = [Generated(frames, row.prompt, row.seed, Settings(), "m") for row in rows]
-    used = {"sampler": "Euler", "num_inference_steps": None, "guidance_scale": 2.0, "fps": 8.0}
+    used = {"scheduler": "Euler", "num_inference_steps": 20, "guidance_scale": 2.0, "fps": 8.0}
     used |= {"num_frames": 8, "width": 32, "height": 32}
     return ShapesResult(
         model=HOSTILE,

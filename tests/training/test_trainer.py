@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,10 +19,10 @@ from text2video import video
 from text2video.config import RunConfig
 from text2video.diffusion.objectives import TextToVideoDiffusion
 from text2video.errors import TrainingError, UsageError
-from text2video.families.base import family_of, load
+from text2video.families.base import family_of, load, model_folder
 from text2video.generation import Settings, generate
 from text2video.training.checkpoint import Checkpoints
-from text2video.training.trainer import train
+from text2video.training.trainer import Trainer, train
 
 
 def losses(run: Path) -> dict[int, float]:
@@ -134,10 +135,20 @@ def test_killed_a_hundred_times_at_random_moments(unbroken, tmp_path):
 
 
 def test_two_processes_equal_one(tmp_path, tiny_flags):
-    """The same global batch of 4, shared by two processes over gloo."""
+    """The same global batch of 4, shared by two processes over gloo, in two micro-steps of one clip each."""
     one, two = tmp_path / "one", tmp_path / "two"
     train(RunConfig.build({}, [*tiny_flags, "--output_dir", str(one), "--max_steps", "4", "--sample_steps", "4"]))
-    flags = [*tiny_flags, "--max_steps", "4", "--sample_steps", "4", "--batch_size", "2"]
+    flags = [
+        *tiny_flags,
+        "--max_steps",
+        "4",
+        "--sample_steps",
+        "4",
+        "--batch_size",
+        "1",
+        "--gradient_accumulation_steps",
+        "2",
+    ]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -188,6 +199,47 @@ def test_init_from_starts_a_new_run_from_weights(tiny_model, tiny, tmp_path):
     before = load_file(tiny_model / "unet" / "diffusion_pytorch_model.safetensors")
     for name, value in weights(tmp_path / "run").items():
         torch.testing.assert_close(value, before[name], atol=1e-6, rtol=1e-6)
+
+
+def test_a_checkpoint_and_a_stopped_run_can_generate(unbroken):
+    run, _ = unbroken
+    for path in (run / "checkpoints" / "000006", run / "checkpoints" / "000006" / "model", run):
+        assert load(path, device="cpu").config["num_frames"] == 4
+    assert model_folder(run) == run / "final"
+    assert model_folder(run / "checkpoints" / "000006") == run / "checkpoints" / "000006" / "model"
+
+
+def test_a_resume_that_does_not_fit_changes_nothing(unbroken, tmp_path):
+    run, flags = unbroken
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    before = (copy / "run.yaml").read_text()
+    with pytest.raises(TrainingError, match="does not fit"):
+        train(RunConfig.build({}, [*flags, "--output_dir", str(copy), "--model_channels", "32"]), resume=True)
+    assert (copy / "run.yaml").read_text() == before
+
+
+def test_a_resumed_run_takes_new_options_and_keeps_its_vocabulary(unbroken, tmp_path):
+    run, flags = unbroken
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    (copy / "tmp-notes").mkdir()  # somebody else's
+    config = RunConfig.build({}, [*flags, "--output_dir", str(copy), "--max_steps", "8", "--clips", "9"])
+    config.optim.learning_rate, config.optim.weight_decay = 1e-6, 0.5
+    trainer = Trainer(config)
+    trainer.run()
+    groups = trainer.optimizers["denoiser"].param_groups
+    assert [(group["peak_lr"], group["weight_decay"]) for group in groups] == [(1e-6, 0.5), (1e-6, 0.0)]
+    first, second = (load(folder, device="cpu").tokenizer.get_vocab() for folder in (run, copy))
+    assert first == second
+    assert (copy / "tmp-notes").is_dir()
+
+
+def test_fp16_without_a_gpu_is_refused(tiny):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(UsageError, match="needs an NVIDIA GPU"):
+        train(tiny("--mixed_precision", "fp16"))
 
 
 def test_an_old_run_is_never_overwritten(unbroken):

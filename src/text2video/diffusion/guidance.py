@@ -33,7 +33,8 @@ def guided(predict: Predict, scale: float, negative: dict[str, Any] | None) -> P
 
 def default_steps(scheduler: Any) -> int:
     """Steps where none are asked for: ancestral DDPM walks all its timesteps, the others take 50."""
-    return scheduler.config.num_train_timesteps if type(scheduler).__name__ == "DDPMScheduler" else 50
+    timesteps = scheduler.config.num_train_timesteps
+    return timesteps if type(scheduler).__name__ == "DDPMScheduler" else min(50, timesteps)
 
 
 @torch.no_grad()

@@ -128,7 +128,11 @@ class TextToVideoDiffusion:
     def timesteps(self, u: Tensor) -> Tensor:
         """Timesteps `[B]` from uniform numbers u `[B]` in (0, 1), by inverse transform sampling."""
         if self.timestep_distribution == "logit_normal":
-            u = torch.sigmoid(self.logit_mean + self.logit_std * torch.special.ndtri(u.double())).float()
+            u = (
+                torch.sigmoid(self.logit_mean + self.logit_std * torch.special.ndtri(u.cpu().double()))
+                .float()
+                .to(u.device)
+            )
         return self.schedule.timesteps(u)
 
     def add_noise(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
@@ -141,7 +145,7 @@ class TextToVideoDiffusion:
         if self.weighting == "uniform":
             return torch.ones_like(t, dtype=torch.float32)
         alpha, sigma = self.schedule.alpha_sigma(t)
-        snr = (alpha / sigma).square()
+        snr = self.schedule.snr(t)
         clipped = snr.clamp(max=self.min_snr_gamma)
         # error of the prediction = (its factor) * error of x_0; dividing it out leaves min(snr, gamma) on x_0
         factor = {"epsilon": snr, "v": (alpha.square() + sigma.square()).square() / sigma.square()}

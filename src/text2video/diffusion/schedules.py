@@ -41,9 +41,10 @@ class Schedule:
         if name not in (*BETAS, "flow"):
             raise UsageError(f"There is no noise schedule {name!r}. Choose one of {', '.join(BETAS)}, flow.")
         self.name, self.num_timesteps, self.shift = name, num_timesteps, shift
-        self._alphas_cumprod = None
         if name != "flow":
-            self._alphas_cumprod = DDPMScheduler(num_timesteps, beta_schedule=BETAS[name]).alphas_cumprod.double()
+            cumprod = DDPMScheduler(num_timesteps, beta_schedule=BETAS[name]).alphas_cumprod.double()
+            # float32 tables: some devices (MPS) know no float64
+            self._alpha, self._sigma = cumprod.sqrt().float(), (1 - cumprod).sqrt().float()
 
     @property
     def is_flow(self) -> bool:
@@ -52,11 +53,11 @@ class Schedule:
 
     def alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """(alpha, sigma), each `[B]` float32, at timesteps t `[B]`."""
-        if self._alphas_cumprod is None:
-            sigma = t.double() / self.num_timesteps
-            return (1 - sigma).float(), sigma.float()
-        cumprod = self._alphas_cumprod.to(t.device)[t.long()]
-        return cumprod.sqrt().float(), (1 - cumprod).sqrt().float()
+        if self.is_flow:
+            sigma = t.float() / self.num_timesteps
+            return 1 - sigma, sigma
+        step = t.long()
+        return self._alpha.to(t.device)[step], self._sigma.to(t.device)[step]
 
     def snr(self, t: Tensor) -> Tensor:
         """Signal-to-noise ratio alpha^2 / sigma^2, `[B]`."""

@@ -171,7 +171,7 @@ def _facts(result: ShapesResult, config: RunConfig | None, metrics: Mapping[str,
     facts["videos"] = (
         f"{used['num_frames']} frames of {used['width']}x{used['height']} pixels, {used['fps']:g} a second"
     )
-    facts["sampling"] = f"{used['sampler']}, {steps or 'its own number of'} steps, guidance {used['guidance_scale']:g}"
+    facts["sampling"] = f"{used['scheduler']}, {steps} steps, guidance {used['guidance_scale']:g}"
     facts["evaluation"] = (
         f"{len(result.rows)} videos in {clock(result.seconds)}, {result.seconds / len(result.rows):.2f} s a video"
     )

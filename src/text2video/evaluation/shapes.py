@@ -128,21 +128,7 @@ def evaluate_shapes(
             shown.append(one)
         if on_progress:
             on_progress(len(rows), n)
-    frames, height, width = shown[0].frames.shape[:3]
-    default = pipe.config
-    used = {
-        "sampler": type(pipe.scheduler).__name__,
-        "num_inference_steps": settings.num_inference_steps or default["num_inference_steps"],
-        "guidance_scale": default["guidance_scale"] if settings.guidance_scale is None else settings.guidance_scale,
-        "negative_prompt": settings.negative_prompt,
-        "num_frames": frames,
-        "height": height,
-        "width": width,
-        "fps": shown[0].fps,
-        "seed": settings.seed,
-        "max_objects": max_objects,
-        "batch_size": batch_size,
-    }
+    used = asdict(shown[0].settings) | {"max_objects": max_objects, "batch_size": batch_size}
     parameters = {name: sum(p.numel() for p in part.parameters()) for name, part in family.trainable(pipe).items()}
     rates, baseline = _table(row.checks for row in rows), _table(control)
     seconds = time.perf_counter() - started

@@ -81,7 +81,10 @@ def family_of(path: Path) -> Family:
             f"{str(path)!r} is no model: it has no model_index.json. Give a run's folder, its `final` folder, "
             "or another diffusers folder."
         )
-    kind = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
+    try:
+        kind = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
+    except (ValueError, AttributeError):
+        raise ModelError(f"{index} is damaged: it is no JSON object. Save the model again.") from None
     if kind not in FAMILIES:
         raise ModelError(f"The model in {str(path)!r} is a {kind}. Known are {', '.join(FAMILIES)}.")
     module, name = FAMILIES[kind].split(":")
@@ -89,12 +92,18 @@ def family_of(path: Path) -> Family:
 
 
 def model_folder(path: str | Path) -> Path:
-    """The folder of the pipeline that a path means: itself, a run's `final` inside it, or the one around `unet`."""
+    """The folder of the pipeline that a path means: a pipeline, a run, a checkpoint, or a part such as `final/unet`."""
     path = Path(path)
-    for folder in (path, path / "final", path.parent):
+    # a finished run, a checkpoint, a stopped run, or a part of a pipeline, which has to exist
+    pointed = [path / _read(path / name) / "model" for name in ("best", "last") if (path / name).is_file()]
+    for folder in (path, path / "final", path / "model", *pointed, *([path.parent] if path.exists() else [])):
         if (folder / "model_index.json").is_file():
             return folder
     return path
+
+
+def _read(pointer: Path) -> str:
+    return pointer.read_text(encoding="utf-8").strip()
 
 
 def load(path: str | Path, device: str = "auto", dtype: str = "float32") -> Any:

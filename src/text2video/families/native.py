@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..diffusion.schedules import Schedule
-from ..models.text import TextEncoder
+from ..models.text import BuiltinTextModel, TextEncoder
 from ..models.unet3d import UNet3D
 from ..pipelines import TextToVideoPipeline
 
@@ -25,10 +25,23 @@ class NativeFamily:
     def __init__(self) -> None:
         self._frozen: TextEncoder | None = None
 
-    def create(self, config: "RunConfig", captions: Iterable[str], model_class: type[UNet3D] = UNet3D) -> Any:
-        """An untrained pipeline for a run; the built-in tokenizer is made from the run's captions."""
+    def create(
+        self,
+        config: "RunConfig",
+        captions: Iterable[str],
+        model_class: type[UNet3D] = UNet3D,
+        tokenizer: Any = None,
+    ) -> Any:
+        """An untrained pipeline for a run.
+
+        The built-in encoder's tokenizer is `tokenizer`, or made from the run's captions.
+        """
         text, model = config.text, config.model
-        if text.text_encoder == "builtin":
+        if text.text_encoder == "builtin" and tokenizer is not None:
+            encoder = TextEncoder(
+                tokenizer, BuiltinTextModel(len(tokenizer), text.text_width, text.text_layers, text.max_tokens)
+            )
+        elif text.text_encoder == "builtin":
             encoder = TextEncoder.builtin(captions, text.text_width, text.text_layers, text.vocab_size, text.max_tokens)
         else:
             encoder = TextEncoder.open(text.text_encoder)

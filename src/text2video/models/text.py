@@ -27,6 +27,8 @@ PRETRAINED = {
     "umt5": "google/umt5-base",
 }
 
+REMEMBERED = 20_000  # captions whose frozen embeddings are kept
+
 
 @dataclass
 class TextEmbedding:
@@ -172,6 +174,8 @@ class TextEncoder:
             hidden, mask = self._encode([caption], device)
             self._known[caption] = hidden[0][mask[0]].cpu(), mask[0][mask[0]].cpu()
         parts = [self._known[caption] for caption in captions]
+        while len(self._known) > REMEMBERED:
+            self._known.pop(next(iter(self._known)))
         pad = torch.nn.utils.rnn.pad_sequence
         hidden = pad([hidden for hidden, _ in parts], batch_first=True).to(device)  # [B, L, D]
         return TextEmbedding(hidden, pad([mask for _, mask in parts], batch_first=True).to(device))
@@ -182,7 +186,8 @@ class TextEncoder:
         ).to(device)
         if self.trainable:
             return self.model(tokens.input_ids, tokens.attention_mask), tokens.attention_mask.bool()
-        with torch.no_grad():
+        # in full precision, wherever it is asked for: what is remembered must not depend on who asked first
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
             output = self.model(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask)
         return output.last_hidden_state.float(), tokens.attention_mask.bool()
 

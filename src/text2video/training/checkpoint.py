@@ -7,12 +7,15 @@ flushed: under its own name it is always whole. The step is its only position, s
 import contextlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -42,7 +45,9 @@ def write_whole(folder: Path, fill: Callable[[Path], None]) -> None:
             temporary.rename(folder)
         flush(folder.parent)
     # safetensors and torch have exceptions of their own for a full disk
-    except (OSError, RuntimeError, *_WRITE_ERRORS) as error:
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if type(error) is RuntimeError and "writ" not in str(error).lower():
+            raise
         shutil.rmtree(temporary, ignore_errors=True)
         raise TrainingError(
             f"{folder} could not be written: {error}. What was saved before is whole: make room on the disk, "
@@ -98,47 +103,55 @@ class Checkpoints:
         self,
         step: int,
         modules: Mapping[str, nn.Module],
-        averages: Mapping[str, nn.Module],
-        optimizers: Mapping[str, torch.optim.Optimizer],
+        states: Mapping[str, Any],
+        write_model: Callable[[Path], None],
     ) -> Path:
-        """Write the checkpoint after `step` steps, point `last` at it, and remove those no longer kept."""
+        """Write the checkpoint after `step` steps, point `last` at it, and remove those no longer kept.
+
+        Args:
+            modules: whose weights train.
+            states: optimisers and whatever else has a `state_dict`.
+            write_model: writes the averaged model into a folder, ready to generate with.
+        """
 
         def fill(folder: Path) -> None:
-            save_file(_flat(modules), folder / "model.safetensors")
-            save_file(_flat(averages), folder / "ema.safetensors")
-            torch.save(
-                {name: optimizer.state_dict() for name, optimizer in optimizers.items()}, folder / "optimizer.pt"
-            )
+            save_file(_flat(modules), folder / "weights.safetensors")
+            torch.save({name: state.state_dict() for name, state in states.items()}, folder / "optimizer.pt")
+            write_model(folder / "model")
             (folder / "state.json").write_text(json.dumps({"step": step}), encoding="utf-8")
 
         write_whole(self.path(step), fill)
         write_text(self.run / "last", f"checkpoints/{step:06d}\n")
         best = self.best()
         for old in self.steps()[: -self.keep]:
-            if old != best:
-                shutil.rmtree(self.path(old), ignore_errors=True)
+            if old != best:  # renamed first: what has a checkpoint's name is whole
+                gone = self.path(old).with_name(f"tmp-{old:06d}")
+                self.path(old).rename(gone)
+                shutil.rmtree(gone, ignore_errors=True)
         return self.path(step)
 
-    def load(
-        self,
-        step: int,
-        modules: Mapping[str, nn.Module],
-        averages: Mapping[str, nn.Module],
-        optimizers: Mapping[str, torch.optim.Optimizer],
-    ) -> None:
-        """Read a checkpoint into what trains.
+    def load(self, step: int, modules: Mapping[str, nn.Module], states: Mapping[str, Any]) -> None:
+        """Read a checkpoint into what trains. Learning rate, weight decay and the like stay as they are configured.
 
         Raises:
             TrainingError: its weights do not fit the model of this configuration.
         """
         folder = self.path(step)
         try:
-            _fill(modules, load_file(folder / "model.safetensors"))
-            _fill(averages, load_file(folder / "ema.safetensors"))
-            states = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
-            for name, optimizer in optimizers.items():
-                optimizer.load_state_dict(states[name])
-        except (RuntimeError, KeyError, ValueError, OSError) as error:
+            weights = load_file(folder / "weights.safetensors")
+            for name, module in modules.items():
+                own = {
+                    key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")
+                }
+                module.load_state_dict(own)
+            saved = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
+            for name, state in states.items():
+                groups = getattr(state, "param_groups", [])
+                settings = [{key: value for key, value in group.items() if key != "params"} for group in groups]
+                state.load_state_dict(saved[name])
+                for group, values in zip(getattr(state, "param_groups", []), settings, strict=True):
+                    group.update(values)
+        except (RuntimeError, KeyError, ValueError, OSError, EOFError, SafetensorError, UnpicklingError) as error:
             raise TrainingError(
                 f"The checkpoint {folder} does not fit this configuration: {error}. Resume with the run's own "
                 "run.yaml, or start a new run with --init_from."
@@ -155,10 +168,19 @@ class Checkpoints:
         write_text(self.run / "best", f"checkpoints/{step:06d}\n")
 
     def sweep(self) -> None:
-        """Remove what a kill left half written."""
-        for folder in (self.folder, self.run):
-            for path in folder.glob("tmp-*"):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        """Remove what a kill left half written; nothing else is touched."""
+        for old in [*self.run.glob("tmp-old-final"), *self.folder.glob("tmp-old-*")]:
+            place = old.with_name(old.name.removeprefix("tmp-old-"))
+            if not place.exists():  # killed between two renames: the old one is whole
+                old.rename(place)
+        own = ["tmp-final", "tmp-old-final", "tmp-run.yaml", "tmp-last", "tmp-best", "tmp-metrics.jsonl"]
+        left = [self.run / name for name in own]
+        left += [path for path in self.folder.glob("tmp-*") if re.fullmatch(r"tmp-(old-)?\d+", path.name)]
+        for path in left:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def _flat(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
@@ -167,18 +189,3 @@ def _flat(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
         for name, module in modules.items()
         for key, value in module.state_dict().items()
     }
-
-
-def _fill(modules: Mapping[str, nn.Module], weights: dict[str, Tensor]) -> None:
-    for name, module in modules.items():
-        own = {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
-        module.load_state_dict(own)
-
-
-def _write_errors() -> tuple[type[Exception], ...]:
-    from safetensors import SafetensorError
-
-    return (SafetensorError,)
-
-
-_WRITE_ERRORS: tuple[Any, ...] = _write_errors()

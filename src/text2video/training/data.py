@@ -1,5 +1,6 @@
 """The clips of a run: opened by its configuration, checked, split, and batched in an order the seed decides."""
 
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +17,7 @@ from ..data.dataset import TextVideoDataset
 from ..data.layouts import read_layout
 from ..data.shapes import ShapesDataset
 from ..errors import DataError, UsageError
-from .imports import import_class
+from .imports import construct, import_class
 
 
 @dataclass
@@ -80,8 +81,8 @@ def open_data(config: DataConfig, seed: int) -> RunData:
         "caption_prefix": config.caption_prefix,
         "short": config.short,
     }
-    train = kind(train_clips, augment=config.augment, **options)
-    val = kind(val_clips, random_window=False, **options) if val_clips else None
+    train = construct(kind, train_clips, augment=config.augment, **options)
+    val = construct(kind, val_clips, random_window=False, **options) if val_clips else None
     captions = [f"{config.caption_prefix} {caption}".strip() for clip in train_clips for caption in clip.captions]
     left_out = [f"left out {name}: {reason}" for name, reason in report.manifest.left_out]
     return RunData(
@@ -108,8 +109,14 @@ def batches(
         pin_memory=torch.cuda.is_available(),
         # The loader draws its workers' seed: from its own generator, not from the one that dropout uses.
         generator=torch.Generator(),
+        worker_init_fn=_ignore_interrupt,
     )
     return iter(loader)
+
+
+def _ignore_interrupt(worker: int) -> None:
+    # Ctrl-C reaches every process of a terminal; the run itself decides when its loaders end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:

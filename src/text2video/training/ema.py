@@ -28,3 +28,5 @@ class EMA:
         decay = min(self.decay, (1 + step) / (10 + step))
         for name, average in self.averages.items():
             torch._foreach_lerp_(list(average.parameters()), list(modules[name].parameters()), 1 - decay)
+            for buffer, current in zip(average.buffers(), modules[name].buffers(), strict=True):
+                buffer.copy_(current)

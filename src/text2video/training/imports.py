@@ -14,14 +14,31 @@ def import_class(path: str) -> Any:
     Raises:
         UsageError: the path has no colon, the module cannot be imported, or it has no such class.
     """
-    module, colon, name = path.partition(":")
-    if not colon:
+    module, _, name = path.partition(":")
+    if not module or not name or module.startswith("."):
         raise UsageError(f"{path!r} names no class. Write module:Class, as in my_models:ConditionalUNet3D.")
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
     try:
         return getattr(import_module(module), name)
-    except ImportError as error:
-        raise UsageError(f"{module!r} cannot be imported ({error}). Run from the folder that holds it.") from None
-    except AttributeError:
-        raise UsageError(f"The module {module!r} has no {name!r}.") from None
+    except AttributeError as error:
+        raise UsageError(f"{path!r} cannot be used: {error}.") from None
+    except Exception as error:  # whatever the user's own module raises
+        kind = type(error).__name__
+        raise UsageError(
+            f"{module!r} cannot be imported ({kind}: {error}). Run from the folder that holds it."
+        ) from None
+
+
+def construct(kind: Any, *args: Any, **kwargs: Any) -> Any:
+    """An object of a (user's) class.
+
+    Raises:
+        UsageError: the class does not take these arguments.
+    """
+    try:
+        return kind(*args, **kwargs)
+    except TypeError as error:
+        raise UsageError(
+            f"{kind.__qualname__} cannot be made: {error}. Its arguments come from the configuration."
+        ) from None

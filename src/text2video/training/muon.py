@@ -31,7 +31,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(groups, {"momentum": momentum, "betas": betas, "eps": eps, "weight_decay": 0.0})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """One update from the gradients."""
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
@@ -48,8 +48,9 @@ class Muon(torch.optim.Optimizer):
         matrices: list[Tensor] = []
         for index, parameter in enumerate(parameters):
             momentum = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
-            momentum.mul_(decay).add_(parameter.grad)
-            matrices.append(parameter.grad.add(momentum, alpha=decay).flatten(1))  # Nesterov
+            gradient: Any = parameter.grad
+            momentum.mul_(decay).add_(gradient)
+            matrices.append(torch.add(gradient, momentum, alpha=decay).flatten(1))  # Nesterov
             same[tuple(matrices[-1].shape)].append(index)
         updates = list(matrices)
         for (rows, columns), indices in same.items():
@@ -63,9 +64,10 @@ def _adam_update(parameter: Tensor, state: dict[str, Any], group: dict[str, Any]
     if not state:
         state |= {"step": 0, "mean": torch.zeros_like(parameter), "square": torch.zeros_like(parameter)}
     first, second = group["betas"]
+    gradient: Any = parameter.grad
     state["step"] += 1
-    state["mean"].lerp_(parameter.grad, 1 - first)
-    state["square"].lerp_(parameter.grad.square(), 1 - second)
+    state["mean"].lerp_(gradient, 1 - first)
+    state["square"].lerp_(gradient.square(), 1 - second)
     deviation = (state["square"] / (1 - second ** state["step"])).sqrt_().add_(group["eps"])
     return state["mean"] / (1 - first ** state["step"]) / deviation
 

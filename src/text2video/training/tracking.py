@@ -119,7 +119,9 @@ class Tracker:
         for (step, values, _), row in zip(self._pending, rows, strict=True):
             last = {**values, **dict(zip(keys, row, strict=True))}
             self.write(step, last)
-            if not all(map(math.isfinite, row)):
+            # with fp16 a gradient may overflow: that step is skipped, and the scale lowered
+            checked = {key: last[key] for key in keys if key != "train/grad_norm" or not self.accelerator.scaler}
+            if not all(map(math.isfinite, checked.values())):
                 raise NotANumber(f"The loss was not a number at step {step}.")
         step = self._pending[-1][0]
         self._pending, self._since, self._steps = [], time.perf_counter(), 0
@@ -149,11 +151,15 @@ class Tracker:
         if not self.main:
             return
         for tracker in self.accelerator.trackers:
+            if not clips:
+                continue
             strips = np.stack([np.concatenate(list(clip), axis=1) for clip in clips])  # [N, H, T * W, 3]
             if tracker.name == "tensorboard":
                 tracker.log_images({"samples": strips.transpose(0, 3, 1, 2)}, step=step)
             else:
-                tracker.log_images({f"samples/{p}": [s] for p, s in zip(prompts, strips, strict=True)}, step=step)
+                tracker.log_images(
+                    {f"samples/{i}: {p}": [s] for i, (p, s) in enumerate(zip(prompts, strips, strict=True))}, step=step
+                )
 
     def sync(self) -> None:
         """Put what was written on the disk, before a checkpoint claims its steps."""

@@ -13,7 +13,8 @@ import signal
 import threading
 import types
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
+from datetime import timedelta
 from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
@@ -22,16 +23,17 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, broadcast_object_list
 from torch import Tensor, nn
+from transformers import AutoTokenizer
 
 from .. import video
 from ..config import RunConfig, TrainConfig
 from ..diffusion.guidance import default_steps
 from ..diffusion.objectives import Batch, Objective, TextToVideoDiffusion
 from ..diffusion.schedules import Schedule
-from ..errors import TrainingError, UsageError
-from ..families.base import Family, family_of, model_folder
+from ..errors import Text2VideoError, TrainingError, UsageError
+from ..families.base import Family, choose_device, family_of, model_folder
 from ..families.native import NativeFamily
 from ..generation import Settings, file_names, generate
 from ..models.unet3d import UNet3D, check_shape
@@ -39,7 +41,7 @@ from .checkpoint import Checkpoints, write_text, write_whole
 from .data import RunData, batches, collate, open_data
 from .draws import draw, generator
 from .ema import EMA
-from .imports import import_class
+from .imports import construct, import_class
 from .optim import learning_rate, make_optimizer
 from .tracking import NotANumber, Tracker, tracker_names
 
@@ -85,22 +87,34 @@ class Trainer:
     def __init__(self, config: RunConfig):
         self.config = config
         # accelerate remembers the first run of a process; a second one may want another device or precision.
+        wanted = choose_device(config.train.device)
         AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
         self.accelerator = Accelerator(
             mixed_precision=choose_precision(config.train.mixed_precision, config.train.device),
             cpu=config.train.device == "cpu",
             log_with=tracker_names(config) or None,
             project_dir=config.output_dir / "logs",
-            # a step without a caption in some process leaves nothing unused: the empty caption is encoded too
-            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(broadcast_buffers=False),
+                InitProcessGroupKwargs(timeout=timedelta(hours=12)),  # the others wait while one checks the data
+            ],
         )
+        if config.train.device != "auto" and self.accelerator.device.type != wanted.type:
+            raise UsageError(
+                f"--device {config.train.device} cannot be used on this machine: accelerate chooses "
+                f"{self.accelerator.device.type} here. Leave --device out, or hide the other devices."
+            )
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         self.rank, self.world = rank, world
         self.micro_batch = config.train.batch_size * world
         self.samples_per_step = self.micro_batch * config.train.gradient_accumulation_steps
 
-        self.data: RunData = open_data(config.data, config.seed)
-        self.family, self.pipe, self.objective = build(config, self.data.captions)
+        self.checkpoints = Checkpoints(config.output_dir, config.train.keep_checkpoints)
+        self.data: RunData = self.open_data()
+        # A resumed run keeps its vocabulary, whatever became of the captions.
+        steps = self.checkpoints.steps()
+        begun = self.checkpoints.path(steps[-1]) / "model" if steps else None
+        self.family, self.pipe, self.objective = build(config, self.data.captions, begun)
         for shape in {self.data.train.shape(index) for index in range(len(self.data.train))}:
             check_shape(shape, self.family.strides(self.pipe))
         self.total_steps = steps_in_all(config.train, len(self.data.train), self.samples_per_step)
@@ -119,7 +133,8 @@ class Trainer:
             player: self.accelerator.prepare_optimizer(make_optimizer(config.optim, own, names))
             for player, own in self.objective.players(names).items()
         }
-        self.checkpoints = Checkpoints(config.output_dir, config.train.keep_checkpoints)
+        scaler = self.accelerator.scaler
+        self.states: dict[str, Any] = {**self.optimizers, **({"scaler": scaler} if scaler else {})}
         self.final = config.output_dir / "final"
         self.best_loss, self.best_step = float("inf"), -1
         self.interrupted = False
@@ -147,9 +162,10 @@ class Trainer:
         if main:
             config.output_dir.mkdir(parents=True, exist_ok=True)
             self.checkpoints.sweep()
-            write_text(config.output_dir / "run.yaml", config.to_yaml())
         self.accelerator.wait_for_everyone()
         done = self.resume()
+        if main:  # after the checkpoint was found to fit
+            write_text(config.output_dir / "run.yaml", config.to_yaml())
         self.accelerator.init_trackers(config.tracking.project)
         tracker = Tracker(config, self.accelerator, self.total_steps, done, self.samples_per_step)
         for note in self.data.notes:
@@ -181,9 +197,29 @@ class Trainer:
         if not steps:
             return 0
         plain = {name: self.accelerator.unwrap_model(module) for name, module in self.modules.items()}
-        self.checkpoints.load(steps[-1], plain, self.ema.averages, self.optimizers)
-        self.best_loss = best_so_far(self.config.output_dir / "metrics.jsonl", steps[-1])
+        self.checkpoints.load(steps[-1], plain, self.states)
+        saved = self.family.open(self.checkpoints.path(steps[-1]) / "model", torch.device("cpu"), torch.float32)
+        for name, part in self.family.trainable(saved).items():
+            self.ema.averages[name].load_state_dict(part.state_dict())
+        self.best_loss, self.best_step = best_so_far(self.config.output_dir / "metrics.jsonl", steps[-1])
+        if self.accelerator.is_main_process and self.best_step in steps:  # killed before it was marked
+            self.checkpoints.mark_best(self.best_step)
         return steps[-1]
+
+    def open_data(self) -> RunData:
+        """The run's data, checked by one process for all."""
+        if self.world == 1:
+            return open_data(self.config.data, self.config.seed)
+        found: list[Any] = [None]
+        if self.accelerator.is_main_process:
+            try:
+                found = [open_data(self.config.data, self.config.seed)]
+            except Text2VideoError as error:
+                found = [error]
+        broadcast_object_list(found)
+        if isinstance(found[0], Text2VideoError):
+            raise found[0]
+        return found[0]
 
     def loop(self, tracker: Tracker, done: int) -> None:
         """Steps `done` + 1 to the last, with validation, previews and checkpoints between them."""
@@ -222,6 +258,8 @@ class Trainer:
         for player, optimizer in self.optimizers.items():
             for micro, (batch, captions) in enumerate(micro_batches):
                 with self.synchronised(micro == accumulation - 1):
+                    # dropout inside the model; it also depends on how samples are dealt out to processes
+                    torch.manual_seed(generator(self.config.seed, 20, step, micro, self.rank).initial_seed())
                     loss = self.loss(player, batch, captions) / accumulation
                     self.accelerator.backward(loss)
                 losses[f"{player}/loss"] = losses.get(f"{player}/loss", 0) + loss.detach()
@@ -244,7 +282,6 @@ class Trainer:
             x_0 = self.family.encode_video(self.pipe, items["video"].to(device, non_blocking=True))
         indices = range(first, first + len(x_0))
         noise, u, uniform = draw(self.config.seed, step, indices, self.samples_per_step, x_0.shape[1:])
-        torch.manual_seed(generator(self.config.seed, 20, step, first).initial_seed())  # dropout inside the model
         dropout = self.config.data.caption_dropout
         captions = ["" if r < dropout else c for r, c in zip(uniform, items["captions"], strict=True)]
         conditions = {name: value.to(device) for name, value in items["conditions"].items()}
@@ -267,7 +304,10 @@ class Trainer:
         """Gradients are exchanged between processes in the last micro-step only."""
         if last or self.world == 1:
             return nullcontext()
-        return self.accelerator.no_sync(*self.modules.values())
+        stack = ExitStack()
+        for module in self.modules.values():
+            stack.enter_context(self.accelerator.no_sync(module))
+        return stack
 
     # --- between steps ------------------------------------------------------------------------------------------
 
@@ -290,8 +330,8 @@ class Trainer:
                 total += loss.cpu() * len(batch.x_0) / samples
         loss = self.sum(total)
         tracker.validation(step, loss)
-        self.best_step = step if loss < self.best_loss else self.best_step
-        self.best_loss = min(loss, self.best_loss)
+        if loss < self.best_loss:
+            self.best_loss, self.best_step = loss, step
 
     def val_batch(self, rows: list[int], parts: dict[str, nn.Module]) -> Batch:
         """Some samples of the validation loss: row -> clip, noise and level, the same in every validation."""
@@ -315,7 +355,7 @@ class Trainer:
         tracker.sync()
         if self.accelerator.is_main_process:
             plain = {name: self.accelerator.unwrap_model(module) for name, module in self.modules.items()}
-            self.checkpoints.save(step, plain, self.ema.averages, self.optimizers)
+            self.checkpoints.save(step, plain, self.states, self.averaged.save_pretrained)
             if self.is_best(step):
                 self.checkpoints.mark_best(step)
         self.accelerator.wait_for_everyone()
@@ -339,7 +379,7 @@ class Trainer:
             folder.mkdir(parents=True, exist_ok=True)
             video.write(folder / name, result.frames, result.fps, metadata=result.metadata())
             clips.append(result.frames)
-        tracker.videos(step, clips, prompts)
+        tracker.videos(step, clips, prompts[self.rank :: self.world])
 
     def agree(self, flag: bool) -> bool:
         """Whether any process raised the flag."""
@@ -374,11 +414,16 @@ class _Interrupt:
         logger.warning("Stopping after this step, with a checkpoint. Ctrl-C once more stops at once, without one.")
 
 
-def build(config: RunConfig, captions: list[str]) -> tuple[Family, Any, Objective]:
+def build(config: RunConfig, captions: list[str], begun: Path | None = None) -> tuple[Family, Any, Objective]:
     """The family, pipeline and objective of a run: new, or from the model in `init_from`.
 
-    A model that is started from keeps its own architecture, text encoder, schedule and prediction.
+    A model that is started from keeps its own architecture, text encoder, schedule, prediction and sampler.
+
+    Args:
+        captions: that the built-in tokenizer is made from.
+        begun: model folder of this run's checkpoint, whose tokenizer is kept.
     """
+    kind = import_class(config.model.model_class) if config.model.model_class else UNet3D
     diffusion = config.diffusion
     schedule = Schedule(diffusion.schedule, diffusion.num_timesteps, diffusion.shift)
     prediction = diffusion.prediction
@@ -389,13 +434,17 @@ def build(config: RunConfig, captions: list[str]) -> tuple[Family, Any, Objectiv
         schedule, prediction = family.schedule(pipe), pipe.config["prediction"]
         height, width = config.data.size
         pipe.register_to_config(num_frames=config.data.num_frames, height=height, width=width)
+        if config.data.fps:
+            pipe.register_to_config(fps=float(config.data.fps))
+        logger.info("starts from %s: architecture, text encoder, schedule and prediction are that model's", folder)
     else:
         family = NativeFamily()
-        kind = import_class(config.model.model_class) if config.model.model_class else UNet3D
         torch.manual_seed(config.seed)
-        pipe = family.create(config, captions, kind)
+        tokenizer = AutoTokenizer.from_pretrained(begun / "tokenizer") if begun else None
+        pipe = construct(family.create, config, captions, kind, tokenizer)
     kind = import_class(diffusion.objective) if diffusion.objective else TextToVideoDiffusion
-    objective = kind(
+    objective = construct(
+        kind,
         schedule=schedule.name,
         num_timesteps=schedule.num_timesteps,
         shift=schedule.shift,
@@ -417,6 +466,8 @@ def steps_in_all(config: TrainConfig, clips: int, samples_per_step: int) -> int:
 
 def choose_precision(name: str, device: str) -> str:
     """The mixed precision that accelerate is told; auto is bf16 where this machine computes it fast."""
+    if name == "fp16" and not (device in ("auto", "cuda") and torch.cuda.is_available()):
+        raise UsageError("--mixed_precision fp16 needs an NVIDIA GPU. Choose bf16, no, or auto.")
     if name != "auto":
         return name
     if device in ("auto", "cuda") and torch.cuda.is_available():
@@ -433,12 +484,12 @@ def has_compiler(device: torch.device) -> bool:
     return any(shutil.which(name) for name in ("c++", "g++", "clang++", "cl"))
 
 
-def best_so_far(metrics: Path, step: int) -> float:
-    """The lowest validation loss that metrics.jsonl has up to a step."""
-    best = float("inf")
+def best_so_far(metrics: Path, step: int) -> tuple[float, int]:
+    """The lowest validation loss that metrics.jsonl has up to a step, and where it was."""
+    best = (float("inf"), -1)
     if metrics.is_file():
         for line in metrics.read_text(encoding="utf-8").splitlines():
             values = json.loads(line) if line.endswith("}") else {}
-            if "val/loss" in values and values["step"] <= step:
-                best = min(best, values["val/loss"])
+            if values.get("val/loss", float("nan")) < best[0] and values["step"] <= step:
+                best = (values["val/loss"], values["step"])
     return best
