@@ -13,7 +13,7 @@ from text2video.evaluation.metrics import MAIN
 from text2video.evaluation.shapes import SHOWN, chance, evaluate_shapes, heldout_prompts, shuffled, split_prompts
 from text2video.generation import Settings
 
-MODEL = {"num_inference_steps": 4, "guidance_scale": 2.0, "fps": 8}
+MODEL = {"num_frames": 16, "height": 32, "width": 32, "fps": 8.0, "num_inference_steps": 4, "guidance_scale": 2.0}
 
 
 class Pipe:
