@@ -49,7 +49,7 @@ def test_settings_say_what_was_used_and_the_model_stays_as_it_was(model):
     assert kept["guidance_scale"] == pipe.config["guidance_scale"]
     assert pipe.scheduler is before
     (usual,) = generate(family, pipe, ["a"])
-    assert (usual.settings.num_inference_steps, usual.settings.scheduler) == (3, "DDIMScheduler")
+    assert (usual.settings.num_inference_steps, usual.settings.scheduler) == (3, "ddim")
 
 
 def test_names_are_safe_and_distinct():

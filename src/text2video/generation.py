@@ -18,6 +18,7 @@ from torch import Tensor
 
 from . import video
 from .diffusion.guidance import default_steps
+from .diffusion.schedules import sampler_name
 from .errors import UsageError
 from .families.base import Family
 
@@ -120,7 +121,7 @@ def resolved(settings: Settings, pipe: Any) -> Settings:
     """The settings with the model's own in place of those that were not given."""
     own = {name: pipe.config[name] for name in ("num_frames", "height", "width", "fps", "guidance_scale")}
     own["num_inference_steps"] = pipe.config["num_inference_steps"] or default_steps(pipe.scheduler)
-    own["scheduler"] = type(pipe.scheduler).__name__
+    own["scheduler"] = sampler_name(pipe.scheduler)
     return replace(settings, **{name: value for name, value in own.items() if getattr(settings, name) is None})
 
 

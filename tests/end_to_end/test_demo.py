@@ -60,7 +60,7 @@ def test_evaluate_with_its_own_settings(made, tmp_path, capsys):
     assert main.run(command) == 0
     assert {path.name for path in (tmp_path / "new").iterdir()} == {"evaluation.json", "report.html", "sheet.png"}
     stored = json.loads((tmp_path / "new" / "evaluation.json").read_text(encoding="utf-8"))
-    assert stored["settings"]["sampler"] == "DPMSolverMultistepScheduler"
+    assert stored["settings"]["scheduler"] == "dpm++"
     assert stored["settings"]["num_inference_steps"] == 3
     assert capsys.readouterr().out.splitlines()[-1].startswith("accuracy: ")
 

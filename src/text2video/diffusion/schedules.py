@@ -24,7 +24,20 @@ from ..errors import UsageError
 BETAS: dict[str, Any] = {"cosine": "squaredcos_cap_v2", "linear": "linear", "scaled_linear": "scaled_linear"}
 # Our name -> diffusers' name of a prediction. "flow" stands in this table for schedulers that take a velocity.
 PREDICTIONS = {"epsilon": "epsilon", "v": "v_prediction", "x0": "sample", "flow": "flow_prediction"}
-SAMPLERS = ("ddpm", "ddim", "dpm++", "unipc", "euler", "flow")
+SAMPLERS = {
+    "ddpm": DDPMScheduler,
+    "ddim": DDIMScheduler,
+    "dpm++": DPMSolverMultistepScheduler,
+    "unipc": UniPCMultistepScheduler,
+    "euler": EulerDiscreteScheduler,
+    "flow": FlowMatchEulerDiscreteScheduler,
+}
+
+
+def sampler_name(scheduler: Any) -> str:
+    """Our name of a diffusers scheduler, or its class's name if it is none of ours."""
+    names = {kind: name for name, kind in SAMPLERS.items()}
+    return names.get(type(scheduler), type(scheduler).__name__)
 
 
 class Schedule:
