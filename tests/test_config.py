@@ -222,3 +222,9 @@ def test_assigned_values_are_checked_too():
     config = RunConfig()
     with pytest.raises(ValueError, match="greater than 0"):
         config.data.num_frames = 0
+
+
+def test_the_demo_that_is_installed_is_the_one_in_configs():
+    root = Path(__file__).parents[1]
+    installed = root / "src" / "text2video" / "assets" / "demo.yaml"
+    assert installed.read_text(encoding="utf-8") == (root / "configs" / "demo.yaml").read_text(encoding="utf-8")
