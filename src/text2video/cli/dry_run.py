@@ -8,8 +8,8 @@ import torch
 from ..config import RunConfig
 from ..families.base import Family
 from ..models.unet3d import check_shape
+from ..training.build import build, steps_in_all
 from ..training.data import RunData, collate, open_data
-from ..training.trainer import build, steps_in_all
 
 
 def describe(config: RunConfig) -> str:

@@ -6,16 +6,13 @@ position to save, and a resumed run equals an unbroken one bit for bit.
 """
 
 import copy
-import json
 import logging
-import shutil
 import signal
 import threading
 import types
 from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
 from datetime import timedelta
-from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -25,25 +22,22 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, broadcast_object_list
 from torch import Tensor, nn
-from transformers import AutoTokenizer
 
 from .. import video
-from ..config import RunConfig, TrainConfig
+from ..config import RunConfig
 from ..diffusion.guidance import default_steps
-from ..diffusion.objectives import Batch, Objective, TextToVideoDiffusion
-from ..diffusion.schedules import Schedule
+from ..diffusion.objectives import Batch
 from ..errors import Text2VideoError, TrainingError, UsageError
-from ..families.base import Family, choose_device, family_of, model_folder
-from ..families.native import NativeFamily
+from ..families.base import choose_device
 from ..generation import Settings, file_names, generate
-from ..models.unet3d import UNet3D, check_shape
+from ..models.unet3d import check_shape
+from .build import build, choose_precision, has_compiler, steps_in_all
 from .checkpoint import Checkpoints, write_text, write_whole
 from .data import RunData, batches, collate, open_data
 from .draws import draw, generator
 from .ema import EMA
-from .imports import construct, import_class
 from .optim import learning_rate, make_optimizer
-from .tracking import NotANumber, Tracker, tracker_names
+from .tracking import NotANumber, Tracker, best_so_far, tracker_names
 
 logger = logging.getLogger("text2video")
 
@@ -412,84 +406,3 @@ class _Interrupt:
             raise KeyboardInterrupt
         self.trainer.interrupted = True
         logger.warning("Stopping after this step, with a checkpoint. Ctrl-C once more stops at once, without one.")
-
-
-def build(config: RunConfig, captions: list[str], begun: Path | None = None) -> tuple[Family, Any, Objective]:
-    """The family, pipeline and objective of a run: new, or from the model in `init_from`.
-
-    A model that is started from keeps its own architecture, text encoder, schedule, prediction and sampler.
-
-    Args:
-        captions: that the built-in tokenizer is made from.
-        begun: model folder of this run's checkpoint, whose tokenizer is kept.
-    """
-    kind = import_class(config.model.model_class) if config.model.model_class else UNet3D
-    diffusion = config.diffusion
-    schedule = Schedule(diffusion.schedule, diffusion.num_timesteps, diffusion.shift)
-    prediction = diffusion.prediction
-    if config.train.init_from:
-        folder = model_folder(config.train.init_from)
-        family = family_of(folder)
-        pipe = family.open(folder, torch.device("cpu"), torch.float32)
-        schedule, prediction = family.schedule(pipe), pipe.config["prediction"]
-        height, width = config.data.size
-        pipe.register_to_config(num_frames=config.data.num_frames, height=height, width=width)
-        if config.data.fps:
-            pipe.register_to_config(fps=float(config.data.fps))
-        logger.info("starts from %s: architecture, text encoder, schedule and prediction are that model's", folder)
-    else:
-        family = NativeFamily()
-        torch.manual_seed(config.seed)
-        tokenizer = AutoTokenizer.from_pretrained(begun / "tokenizer") if begun else None
-        pipe = construct(family.create, config, captions, kind, tokenizer)
-    kind = import_class(diffusion.objective) if diffusion.objective else TextToVideoDiffusion
-    objective = construct(
-        kind,
-        schedule=schedule.name,
-        num_timesteps=schedule.num_timesteps,
-        shift=schedule.shift,
-        prediction=prediction,
-        weighting=diffusion.weighting,
-        min_snr_gamma=diffusion.min_snr_gamma,
-        timesteps=diffusion.timesteps,
-        logit_mean=diffusion.logit_mean,
-        logit_std=diffusion.logit_std,
-    )
-    return family, pipe, objective
-
-
-def steps_in_all(config: TrainConfig, clips: int, samples_per_step: int) -> int:
-    """Steps of a run over so many clips: its epochs, or `max_steps` if that is less."""
-    epochs = -(-config.num_epochs * clips // samples_per_step)
-    return min(epochs, config.max_steps or epochs)
-
-
-def choose_precision(name: str, device: str) -> str:
-    """The mixed precision that accelerate is told; auto is bf16 where this machine computes it fast."""
-    if name == "fp16" and not (device in ("auto", "cuda") and torch.cuda.is_available()):
-        raise UsageError("--mixed_precision fp16 needs an NVIDIA GPU. Choose bf16, no, or auto.")
-    if name != "auto":
-        return name
-    if device in ("auto", "cuda") and torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported() else "no"
-    if device in ("auto", "mps") and torch.backends.mps.is_available():
-        return "no"
-    return "bf16" if torch.cpu._is_avx512_bf16_supported() else "no"
-
-
-def has_compiler(device: torch.device) -> bool:
-    """Whether torch.compile can work: it needs a C++ compiler on a CPU, and Triton on a GPU."""
-    if device.type == "cuda":
-        return find_spec("triton") is not None
-    return any(shutil.which(name) for name in ("c++", "g++", "clang++", "cl"))
-
-
-def best_so_far(metrics: Path, step: int) -> tuple[float, int]:
-    """The lowest validation loss that metrics.jsonl has up to a step, and where it was."""
-    best = (float("inf"), -1)
-    if metrics.is_file():
-        for line in metrics.read_text(encoding="utf-8").splitlines():
-            values = json.loads(line) if line.endswith("}") else {}
-            if values.get("val/loss", float("nan")) < best[0] and values["step"] <= step:
-                best = (values["val/loss"], values["step"])
-    return best

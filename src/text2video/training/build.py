@@ -1,0 +1,91 @@
+"""A run's parts from its configuration: family, pipeline, objective, length, precision."""
+
+import logging
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer
+
+from ..config import RunConfig, TrainConfig
+from ..diffusion.objectives import Objective, TextToVideoDiffusion
+from ..diffusion.schedules import Schedule
+from ..errors import UsageError
+from ..families.base import Family, family_of, model_folder
+from ..families.native import NativeFamily
+from ..models.unet3d import UNet3D
+from .imports import construct, import_class
+
+logger = logging.getLogger("text2video")
+
+
+def build(config: RunConfig, captions: list[str], begun: Path | None = None) -> tuple[Family, Any, Objective]:
+    """The family, pipeline and objective of a run: new, or from the model in `init_from`.
+
+    A model that is started from keeps its own architecture, text encoder, schedule, prediction and sampler.
+
+    Args:
+        captions: that the built-in tokenizer is made from.
+        begun: model folder of this run's checkpoint, whose tokenizer is kept.
+    """
+    kind = import_class(config.model.model_class) if config.model.model_class else UNet3D
+    diffusion = config.diffusion
+    schedule = Schedule(diffusion.schedule, diffusion.num_timesteps, diffusion.shift)
+    prediction = diffusion.prediction
+    if config.train.init_from:
+        folder = model_folder(config.train.init_from)
+        family = family_of(folder)
+        pipe = family.open(folder, torch.device("cpu"), torch.float32)
+        schedule, prediction = family.schedule(pipe), pipe.config["prediction"]
+        height, width = config.data.size
+        pipe.register_to_config(num_frames=config.data.num_frames, height=height, width=width)
+        if config.data.fps:
+            pipe.register_to_config(fps=float(config.data.fps))
+        logger.info("starts from %s: architecture, text encoder, schedule and prediction are that model's", folder)
+    else:
+        family = NativeFamily()
+        torch.manual_seed(config.seed)
+        tokenizer = AutoTokenizer.from_pretrained(begun / "tokenizer") if begun else None
+        pipe = construct(family.create, config, captions, kind, tokenizer)
+    kind = import_class(diffusion.objective) if diffusion.objective else TextToVideoDiffusion
+    objective = construct(
+        kind,
+        schedule=schedule.name,
+        num_timesteps=schedule.num_timesteps,
+        shift=schedule.shift,
+        prediction=prediction,
+        weighting=diffusion.weighting,
+        min_snr_gamma=diffusion.min_snr_gamma,
+        timesteps=diffusion.timesteps,
+        logit_mean=diffusion.logit_mean,
+        logit_std=diffusion.logit_std,
+    )
+    return family, pipe, objective
+
+
+def steps_in_all(config: TrainConfig, clips: int, samples_per_step: int) -> int:
+    """Steps of a run over so many clips: its epochs, or `max_steps` if that is less."""
+    epochs = -(-config.num_epochs * clips // samples_per_step)
+    return min(epochs, config.max_steps or epochs)
+
+
+def choose_precision(name: str, device: str) -> str:
+    """The mixed precision that accelerate is told; auto is bf16 where this machine computes it fast."""
+    if name == "fp16" and not (device in ("auto", "cuda") and torch.cuda.is_available()):
+        raise UsageError("--mixed_precision fp16 needs an NVIDIA GPU. Choose bf16, no, or auto.")
+    if name != "auto":
+        return name
+    if device in ("auto", "cuda") and torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported() else "no"
+    if device in ("auto", "mps") and torch.backends.mps.is_available():
+        return "no"
+    return "bf16" if torch.cpu._is_avx512_bf16_supported() else "no"
+
+
+def has_compiler(device: torch.device) -> bool:
+    """Whether torch.compile can work: it needs a C++ compiler on a CPU, and Triton on a GPU."""
+    if device.type == "cuda":
+        return find_spec("triton") is not None
+    return any(shutil.which(name) for name in ("c++", "g++", "clang++", "cl"))
