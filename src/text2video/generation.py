@@ -67,7 +67,6 @@ def generate(
     settings: Settings = Settings(),
     model: str = "",
     on_step: Callable[[int, int], None] | None = None,
-    on_frames: Callable[[Tensor], None] | None = None,
     batch_size: int = 1,
 ) -> Iterator[Generated]:
     """The videos of each prompt, in order, as they are finished.
@@ -75,7 +74,6 @@ def generate(
     Args:
         model: where the pipeline came from, for the metadata.
         on_step: called with (step, steps) after each sampling step.
-        on_frames: called with each batch as float `[B, 3, T, H, W]` in [-1, 1].
         batch_size: videos sampled together; more than one may change them by about 1e-5.
 
     Raises:
@@ -87,7 +85,7 @@ def generate(
     if settings.scheduler:
         pipe.use_sampler(settings.scheduler)
     try:
-        yield from _generate(family, pipe, prompts, resolved(settings, pipe), model, on_step, on_frames, batch_size)
+        yield from _generate(family, pipe, prompts, resolved(settings, pipe), model, on_step, batch_size)
     finally:
         pipe.scheduler = own
 
@@ -99,7 +97,6 @@ def _generate(
     settings: Settings,
     model: str,
     on_step: Callable[[int, int], None] | None,
-    on_frames: Callable[[Tensor], None] | None,
     batch_size: int,
 ) -> Iterator[Generated]:
     names = ("negative_prompt", "num_frames", "height", "width", "num_inference_steps", "guidance_scale")
@@ -111,8 +108,6 @@ def _generate(
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         progress = (lambda step, steps, _: on_step(step, steps)) if on_step else None
         batch = family.sample(pipe, some, generators, on_step=progress, **asked)
-        if on_frames:
-            on_frames(batch)
         for prompt, seed, clip in zip(some, seeds, batch, strict=True):
             yield Generated(to_uint8(clip), prompt, seed, settings, model)
 

@@ -1,7 +1,7 @@
 """Muon: momentum whose update of each hidden matrix is made orthogonal (Jordan et al. 2024).
 
-Adam scales every weight alone; Muon scales every direction of a matrix alike, so that rare directions (the small part
-of the loss that tells a circle from a square) learn as fast as common ones. A convolution is the matrix from its
+Adam scales every weight alone; Muon scales every direction of a matrix alike, so that rare directions move as far as
+common ones. A convolution is the matrix from its
 inputs, taps included, to its outputs. Everything that is no hidden matrix is left to AdamW.
 """
 
@@ -43,7 +43,7 @@ class Muon(torch.optim.Optimizer):
                 parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(change, alpha=-group["lr"])
 
     def _hidden_updates(self, parameters: list[Tensor], decay: float) -> list[Tensor]:
-        # Matrices of one shape are made orthogonal together: on a CPU many small products take twice as long as few.
+        # Matrices of one shape are made orthogonal together: on a CPU many small products take longer than few.
         same: dict[tuple[int, ...], list[int]] = defaultdict(list)
         matrices: list[Tensor] = []
         for index, parameter in enumerate(parameters):
