@@ -540,6 +540,8 @@ def test_frames_and_contact_sheet(tmp_path):
     paths = video.write_frames(tmp_path / "new/frames", frames)
     assert [p.name for p in paths[:2]] == ["frame_0000.png", "frame_0001.png"]
     assert np.array_equal(video.read(paths[5]).frames[0], frames[5])
+    video.write_frames(tmp_path / "new/frames", frames[:3])
+    assert len(list((tmp_path / "new/frames").iterdir())) == 3  # none of the longer video's are left
     video.contact_sheet(tmp_path / "sheet.png", [frames, frames[:3], numbered(5, 96, 128)], columns=6)
     sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
     assert sheet.shape == (4 + 3 * 52, 4 + 6 * 68, 3)

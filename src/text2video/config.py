@@ -104,6 +104,7 @@ class DiffusionConfig(_Section):
     prediction: Literal["epsilon", "v", "x0", "flow"] = Field("epsilon", description="what the model predicts")
     weighting: Literal["uniform", "min_snr"] = Field("uniform", description="loss weight over noise levels")
     min_snr_gamma: Annotated[float, Field(gt=0)] = Field(5.0, description="gamma of min-SNR weighting")
+    edge_weight: Annotated[float, Field(ge=0)] = Field(0.0, description="weight of the error's differences in space")
     timesteps: Literal["uniform", "logit_normal"] = Field("uniform", description="how timesteps are drawn")
     logit_mean: float = Field(0.0, description="mean of logit-normal timesteps; higher: more noise")
     logit_std: Annotated[float, Field(gt=0)] = Field(1.0, description="width of logit-normal timesteps")
@@ -184,6 +185,9 @@ class RunConfig(_Section):
         files = [self.data.data_dir, self.data.data_root, self.data.dataset_file]
         if self.data.shapes is not None and any(files):
             raise ValueError("data.shapes makes its own clips: leave out data_dir, data_root and dataset_file")
+        unused = ("augment", "caption_prefix", "max_samples", "dataset_class")
+        if self.data.shapes is not None and (given := [name for name in unused if getattr(self.data, name)]):
+            raise ValueError(f"data.shapes makes its own clips: leave out {', '.join(given)}")
         return self
 
     @classmethod

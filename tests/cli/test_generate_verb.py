@@ -70,6 +70,17 @@ def test_one_named_file(command, tiny, tmp_path):
     assert paths(command(*ask, "new/out.mp4")) == ["new/out.mp4", "new/out.json"]
     assert not (tmp_path / "outputs").exists()
     assert video.probe(tmp_path / "new/out.mp4").num_frames == 8
+    assert paths(command(*ask, "new/out.mp4")) == ["new/out.mp4", "new/out.json"]  # over itself
+
+
+def test_a_file_of_captions_beside_a_named_video_is_kept(command, tiny, tmp_path):
+    captions = tmp_path / "captions.json"
+    captions.write_text('{"a.mp4": "a red square"}', encoding="utf-8")
+    result = command("generate", "--model", tiny / "run", "--prompt", "x", "--output_video", "captions.mp4")
+    assert result.code == 2
+    assert "captions.json" in result.err
+    assert captions.read_text(encoding="utf-8") == '{"a.mp4": "a red square"}'
+    assert not (tmp_path / "captions.mp4").exists()
 
 
 @pytest.mark.parametrize(

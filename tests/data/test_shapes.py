@@ -78,6 +78,19 @@ def test_things_stay_wholly_in_the_frame_and_apart():
             assert not (alone[0] & alone[1]).any()
 
 
+def test_a_thing_alone_passes_near_the_middle_and_two_go_anywhere():
+    def offsets(max_objects):
+        return [
+            max(abs(thing.x - 0.5), abs(thing.y - 0.5))
+            for scene in scenes(200, max_objects=max_objects)
+            if len(scene.things) == max_objects
+            for thing in scene.things
+        ]
+
+    assert max(offsets(1)) < 0.1 + 0.05  # a large triangle's own middle lies below the frame's
+    assert max(offsets(2)) > 0.25
+
+
 def test_every_resolution_and_frame_count_shows_the_same_clip():
     for scene in scenes(20):
         small, large = render(scene, 5, 32, 32), render(scene, 9, 128, 128)

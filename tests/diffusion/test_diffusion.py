@@ -120,6 +120,22 @@ def test_min_snr_puts_the_same_weight_on_x_0_for_every_prediction(prediction):
     torch.testing.assert_close(weighted, diffusion.schedule.snr(t).clamp(max=5.0) * 0.01, rtol=1e-3, atol=1e-6)
 
 
+def test_edge_weight_adds_the_differences_of_the_error_in_space():
+    """An error that alternates by 1 from column to column has mean square 1/4, and differences of mean square 1."""
+    x_0 = torch.zeros(1, 1, 2, 4, 4)
+    batch = Batch(x_0, torch.zeros_like(x_0), torch.tensor([0.5]))
+    stripes = torch.tensor([0.5, -0.5, 0.5, -0.5]).expand_as(x_0)
+
+    def loss(edge_weight, error):
+        objective = TextToVideoDiffusion("flow", prediction="x0", edge_weight=edge_weight)
+        return objective.loss(lambda x_t, t, condition: error, batch).item()
+
+    assert loss(0.0, stripes) == 0.25
+    assert loss(3.0, stripes) == 0.25 + 3.0 * 1.0
+    assert loss(3.0, stripes.mT) == 0.25 + 3.0 * 1.0
+    assert loss(3.0, torch.full_like(x_0, 0.5)) == 0.25  # no edge in it
+
+
 def test_timesteps_follow_their_distribution():
     u = (torch.arange(10_000) + 0.5) / 10_000
     even = TextToVideoDiffusion().timesteps(u)

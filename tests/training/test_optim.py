@@ -30,14 +30,20 @@ def test_what_is_not_hidden_follows_adamw():
 
 def test_muon_takes_hidden_matrices_only():
     model = torch.nn.ModuleDict(
-        {"embedding": torch.nn.Embedding(5, 8), "layer": torch.nn.Conv3d(8, 8, 3), "leave": torch.nn.Linear(8, 2)}
+        {
+            "token_embedding": torch.nn.Embedding(5, 8),
+            "text_embedding": torch.nn.Linear(8, 8),
+            "layer": torch.nn.Conv3d(8, 8, 3),
+            "leave": torch.nn.Linear(8, 2),
+        }
     )
     names = {p: name for name, p in model.named_parameters()}
     optimizer = make_optimizer(OptimConfig(optimizer="muon", learning_rate=0.001), names, names)
     hidden = [names[p] for group in optimizer.param_groups if group["hidden"] for p in group["params"]]
     assert hidden == ["layer.weight"]
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(names)
-    assert [group["peak_lr"] for group in optimizer.param_groups] == [0.02, 0.001, 0.001]
+    assert [group["peak_lr"] for group in optimizer.param_groups] == [0.02, 0.02, 0.001, 0.001]
+    assert [names[p] for p in optimizer.param_groups[1]["params"]] == ["token_embedding.weight"]
 
 
 def test_a_state_that_is_saved_goes_on_the_same():

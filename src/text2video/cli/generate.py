@@ -1,5 +1,6 @@
 """`text2video generate`: prompts from the command line, a file or the keyboard, to videos on disk."""
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -91,3 +92,18 @@ def check_one_video(path: Path, count: int) -> None:
         raise UsageError(f"--output_video names one file, and {count} videos are asked for. Use --output_dir for them.")
     if path.suffix.lower() not in (".mp4", ".gif"):
         raise UsageError(f"--output_video is {path}. A video is written as .mp4 or .gif: let the name end so.")
+    beside = path.with_suffix(".json")
+    if beside.exists() and not is_settings(beside):
+        raise UsageError(
+            f"{beside} stands where the settings of {path} belong, and it was not written by generate. "
+            "Give the video another name."
+        )
+
+
+def is_settings(path: Path) -> bool:
+    """Whether a file holds the settings of a generated video."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and {"prompt", "seed", "model"} <= found.keys()

@@ -50,14 +50,15 @@ DIRECTIONS = {  # unit vectors in image coordinates: x to the right, y down
 MOTIONS = (*DIRECTIONS, "growing", "shrinking", "rotating", "still")
 BACKGROUNDS = ("plain", "gradient", "textured")
 
-RADIUS = {"small": 0.15, "large": 0.24}  # of the frame's shorter side
+RADIUS = {"small": 0.15, "large": 0.225}  # of the frame's shorter side
 CHANGING_RADIUS = 0.2  # the geometric mean radius of what grows or shrinks; such a thing has no size of its own
-DISTANCE = {"slow": 0.18, "fast": 0.4}  # frame sides travelled in a clip
+DISTANCE = {"slow": 0.22, "fast": 0.44}  # frame sides travelled in a clip
 GROWTH = {"slow": math.log(1.4), "fast": math.log(2.1)}  # log of the last radius over the first
 TURN = {"slow": math.radians(60), "fast": math.radians(130)}  # clockwise; under 45 degrees a frame from 4 frames up
 SQUARE = 0.9  # half a square's side, in radii
 TRIANGLE = 1.3  # a triangle's circumradius, in radii
 
+_WANDER = 0.1  # frame sides from the middle, at most, of a thing that is alone, halfway through its clip
 _MARGIN = 0.02  # kept free along the frame's edge
 _GAP = 0.08  # kept free between two things
 
@@ -192,13 +193,20 @@ def random_background(rng: np.random.Generator, kind: str | None = None) -> Back
 
 
 def place(rng: np.random.Generator, things: tuple[Thing, ...]) -> tuple[Thing, ...] | None:
-    """The things where they stay wholly in the frame and apart all the time; None if no such place was found."""
-    tries = 1 if len(things) == 1 else 64
+    """The things where they stay wholly in the frame and apart all the time; None if no such place was found.
+
+    One that is alone passes near the middle, so that where it is, and when, already tells its motion.
+    """
+    alone = len(things) == 1
+    tries = 1 if alone else 64
     spots = []  # of each thing, where its centre is halfway: [tries, 2]
     for thing in things:
         side, above, below = thing.extent
         dx, dy = (abs(d) / 2 + _MARGIN for d in thing.shift)
-        spots.append(rng.uniform((side + dx, above + dy), (1 - side - dx, 1 - below - dy), (tries, 2)))
+        low, high = np.array((side + dx, above + dy)), np.array((1 - side - dx, 1 - below - dy))
+        if alone:
+            low, high = np.clip(0.5 - _WANDER, low, high), np.clip(0.5 + _WANDER, low, high)
+        spots.append(rng.uniform(low, high, (tries, 2)))
     best = 0
     if len(things) == 2:
         u = np.linspace(-0.5, 0.5, 9)[:, None]

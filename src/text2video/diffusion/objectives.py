@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import UsageError
@@ -91,6 +90,8 @@ class TextToVideoDiffusion:
         timesteps: uniform or logit_normal (Esser et al. 2024, section 3.1).
         logit_mean, logit_std: of logit_normal; a higher mean trains more on noise.
         shift: of the flow schedule.
+        edge_weight: how much the error's differences between neighbouring pixels count besides the error itself. The
+            best answer stays the same, as for every quadratic loss; outlines, a small part of it, are learned sooner.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class TextToVideoDiffusion:
         logit_mean: float = 0.0,
         logit_std: float = 1.0,
         shift: float = 1.0,
+        edge_weight: float = 0.0,
     ):
         for value, known in (
             (prediction, tuple(PREDICTIONS)),
@@ -120,6 +122,7 @@ class TextToVideoDiffusion:
         self.schedule = Schedule(schedule, num_timesteps, shift)
         self.prediction, self.weighting, self.min_snr_gamma = prediction, weighting, min_snr_gamma
         self.timestep_distribution, self.logit_mean, self.logit_std = timesteps, logit_mean, logit_std
+        self.edge_weight = edge_weight
 
     def players(self, trainable: Iterable[Tensor]) -> dict[str, list[Tensor]]:
         """One player: everything that trains."""
@@ -158,5 +161,9 @@ class TextToVideoDiffusion:
         output = predict(self.add_noise(batch.x_0, batch.noise, t), t, batch.condition).float()
         alpha, sigma = (expand(level, batch.x_0) for level in self.schedule.alpha_sigma(t))
         wanted = target(self.prediction, batch.x_0, batch.noise, alpha, sigma)
-        error = F.mse_loss(output, wanted, reduction="none").mean(dim=(1, 2, 3, 4))  # [B]
+        residual = output - wanted
+        error = residual.square().mean((1, 2, 3, 4))  # [B]
+        if self.edge_weight:
+            for axis in (-1, -2):
+                error = error + self.edge_weight * residual.diff(dim=axis).square().mean((1, 2, 3, 4))
         return (self.weight(t) * error).mean()

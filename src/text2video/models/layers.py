@@ -54,6 +54,41 @@ class Conv3d(nn.Conv3d):
         return super().forward(input)
 
 
+class CosineField(nn.Module):
+    """A vector for each sample -> a smooth field over its video, a sum of the lowest cosine waves of each axis.
+
+    It says in one product where and when something belongs: a network that knows places only from the edges of its
+    convolutions, and what is wanted only as a scale for each channel, takes thousands of steps to bring the two
+    together. Waves are measured in the video's own length, height and width, so that every size has the same field.
+
+    Args:
+        width: of the vector.
+        channels: of the field.
+        waves: of each axis, the constant one among them.
+    """
+
+    def __init__(self, width: int, channels: int, waves: int = 3):
+        super().__init__()
+        self.waves = waves
+        self.amplitudes = nn.Linear(width, waves**3 * channels)
+
+    def forward(self, vector: Tensor, sizes: tuple[int, int, int]) -> Tensor:
+        """`[B, width]` and (T, H, W) -> `[B, C, T, H, W]`."""
+        field = self.amplitudes(vector).unflatten(1, (self.waves, self.waves, self.waves, -1))  # [B, K, K, K, C]
+        t, h, w = (cosines(size, self.waves, field) for size in sizes)
+        field = torch.einsum("bijkc,ti->btjkc", field, t)
+        field = torch.einsum("btjkc,hj->bthkc", field, h)
+        return torch.einsum("bthkc,wk->bthwc", field, w).permute(0, 4, 1, 2, 3)  # channels last in memory
+
+
+def cosines(size: int, waves: int, like: Tensor) -> Tensor:
+    """The first waves of the discrete cosine transform (DCT-II), each of mean square 1: `[size, waves]`."""
+    places = (torch.arange(size, device=like.device) + 0.5) / size  # [size], in (0, 1)
+    waves_ = torch.arange(waves, device=like.device)
+    scale = torch.where(waves_ == 0, 1.0, math.sqrt(2))
+    return (scale * torch.cos(math.pi * places[:, None] * waves_)).to(like.dtype)
+
+
 class ModulatedNorm(nn.Module):
     """`silu(norm(x) * (1 + scale) + shift)`: group normalisation, a scale and a shift for each sample, SiLU.
 

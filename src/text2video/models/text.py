@@ -18,6 +18,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from torch import Tensor, nn
 
 from ..errors import ModelError
+from .layers import zeroed
 
 # Short names -> repositories, whose files are used from the disk where they are.
 PRETRAINED = {
@@ -63,8 +64,9 @@ class BuiltinTextModel(ModelMixin, ConfigMixin):
         self.position_embedding = nn.Embedding(max_tokens, width)
         self.layers = nn.ModuleList(_Layer(width) for _ in range(num_layers))
         self.norm = nn.LayerNorm(width)
-        for embedding in (self.token_embedding, self.position_embedding):
-            nn.init.normal_(embedding.weight, std=width**-0.5)
+        # A caption starts as its words: the layers add nothing at first, and little is said by a word's place.
+        nn.init.normal_(self.token_embedding.weight)
+        nn.init.normal_(self.position_embedding.weight, std=0.1)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Token ids `[B, L]` and their mask `[B, L]` -> embeddings `[B, L, width]`."""
@@ -79,8 +81,8 @@ class _Layer(nn.Module):
         super().__init__()
         self.heads = width // 32
         self.norm_attention, self.norm_mlp = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.qkv, self.out = nn.Linear(width, 3 * width), zeroed(nn.Linear(width, width))
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), zeroed(nn.Linear(4 * width, width)))
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         b, length, width = x.shape

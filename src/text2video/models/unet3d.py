@@ -24,7 +24,16 @@ from torch import Tensor, nn
 
 from ..errors import ModelError, UsageError
 from .attention import CrossAttention, SelfAttention
-from .layers import Conv3d, ModulatedNorm, TimestepEmbedding, depth_to_space, sinusoid, space_to_depth, zeroed
+from .layers import (
+    Conv3d,
+    CosineField,
+    ModulatedNorm,
+    TimestepEmbedding,
+    depth_to_space,
+    sinusoid,
+    space_to_depth,
+    zeroed,
+)
 
 ATTENTION = ("none", "time", "space+time", "full")
 
@@ -112,6 +121,7 @@ class UNet3D(ModelMixin, ConfigMixin, PeftAdapterMixin):
         self.time_embedding = TimestepEmbedding(model_channels, self.time_embed_dim)
         self.text_embedding = nn.Linear(cross_attention_dim, self.time_embed_dim)
         self.enter = convolution(conv, patch * in_channels, widths[0])
+        self.place_embedding = CosineField(self.time_embed_dim, widths[0])
 
         # Levels are counted from the finest; `up[level]` answers `down[level]`, `grow[level]` undoes `shrink[level]`.
         repeats = range(num_res_blocks)
@@ -161,7 +171,7 @@ class UNet3D(ModelMixin, ConfigMixin, PeftAdapterMixin):
             timestep: `[B]` or one for all, whole or fractional, from 0 (clean) to 1000 (noise).
             encoder_hidden_states: the text `[B, L, cross_attention_dim]`; without it no text is seen.
             encoder_attention_mask: bool `[B, L]`, true where there is text.
-            added_embedding: `[B, time_embed_dim]`, added to the timestep's embedding.
+            added_embedding: `[B, time_embed_dim]`, what else is wanted, added to the embedding of the caption.
 
         Raises:
             UsageError: frames, height or width are no multiples of `strides`.
@@ -171,17 +181,20 @@ class UNet3D(ModelMixin, ConfigMixin, PeftAdapterMixin):
         mask = None if mask is None else mask.bool()
         timestep = torch.as_tensor(timestep, device=sample.device).expand(sample.shape[0])  # [B]
         embedding = self.time_embedding(timestep)  # [B, time_embed_dim]
+        wanted = added_embedding
         if text is not None:
             # What the whole caption says reaches every block from the first step on, before cross-attention has learned
             # where to look (the pooled text of Imagen, Saharia et al. 2022, section 2.3).
-            embedding = embedding + self.text_embedding(_mean(text, mask))
-        if added_embedding is not None:
-            embedding = embedding + added_embedding
-        embedding = F.silu(embedding)
+            pooled = self.text_embedding(_mean(text, mask))
+            wanted = pooled if wanted is None else wanted + pooled
+        embedding = F.silu(embedding if wanted is None else embedding + wanted)
 
         # Channels last throughout: a CPU convolves three times as fast, and attention needs no copies.
         x = space_to_depth(sample, self.patch_size).contiguous(memory_format=torch.channels_last_3d)
         x = self.enter(x)  # [B, C, T/t, H/h, W/w]
+        if wanted is not None:
+            t, h, w = x.shape[2:]
+            x = x + self.place_embedding(wanted, (t, h, w))
         skips = []
         for level, blocks in enumerate(self.down.children()):
             if level > 0:

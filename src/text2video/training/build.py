@@ -61,6 +61,7 @@ def build(config: RunConfig, captions: list[str], begun: Path | None = None) -> 
         timesteps=diffusion.timesteps,
         logit_mean=diffusion.logit_mean,
         logit_std=diffusion.logit_std,
+        edge_weight=diffusion.edge_weight,
     )
     return family, pipe, objective
 

@@ -12,8 +12,11 @@ from ..errors import UsageError
 from .imports import import_class
 from .muon import Muon
 
-# What enters and leaves a network is no hidden matrix: Muon's reference leaves it to AdamW.
+# Embeddings and what leaves a network are no hidden matrices: Muon's reference leaves them to AdamW.
 NOT_HIDDEN = ("embedding", "leave")
+# Tables of words start with rows of unit variance, each trained only when its word comes up: beside hidden matrices
+# that turn by Muon's rate they need that rate too.
+TABLES = ("token_embedding", "position_embedding")
 
 
 def make_optimizer(
@@ -36,9 +39,11 @@ def make_optimizer(
     optimizer: torch.optim.Optimizer
     if config.optimizer == "muon":
         hidden = [p for p in matrices if not any(part in (names or {}).get(p, "") for part in NOT_HIDDEN)]
-        known = {id(p) for p in hidden}
+        tables = [p for p in matrices if any(part in (names or {}).get(p, "") for part in TABLES)]
+        known = {id(p) for p in (*hidden, *tables)}
         groups: list[dict[str, Any]] = [
             {"params": hidden, "hidden": True, **decayed, "lr": config.muon_learning_rate},
+            {"params": tables, "hidden": False, **decayed, "lr": config.muon_learning_rate},
             {"params": [p for p in matrices if id(p) not in known], "hidden": False, **decayed},
             {"hidden": False, **rest},
         ]

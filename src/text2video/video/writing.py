@@ -74,7 +74,10 @@ def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def write_frames(folder: str | os.PathLike, frames: Iterable[np.ndarray]) -> list[Path]:
-    """Writes uint8 RGB frames as `frame_0000.png` and so on into `folder`, which is made. Returns the paths."""
+    """Writes uint8 RGB frames as `frame_0000.png` and so on into `folder`, which is made. Returns the paths.
+
+    Frames of a longer video that were written there before are removed.
+    """
     from PIL import Image
 
     folder = Path(folder)
@@ -84,6 +87,8 @@ def write_frames(folder: str | os.PathLike, frames: Iterable[np.ndarray]) -> lis
         for index, frame in enumerate(_checked(folder, frames)):
             paths.append(folder / f"frame_{index:04d}.png")
             Image.fromarray(frame).save(paths[-1])
+        for old in set(folder.glob("frame_[0-9][0-9][0-9][0-9].png")) - set(paths):
+            old.unlink()
     except OSError as error:
         raise VideoError(f"Cannot write frames to {folder}: {error.strerror or error}.") from error
     return paths
