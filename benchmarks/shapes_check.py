@@ -27,7 +27,7 @@ from text2video.evaluation.metrics import Rate, rate
 
 FRAMES = 16
 ALTERABLE = ("colour", "shape", "motion", "size", "speed", "background")
-SEED = 2026
+SEED = 31
 
 
 def true_clips(clips: int, size: int, max_objects: int = 1) -> Iterator[tuple[np.ndarray, str]]:
