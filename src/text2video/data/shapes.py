@@ -58,7 +58,7 @@ TURN = {"slow": math.radians(60), "fast": math.radians(130)}  # clockwise; under
 SQUARE = 0.9  # half a square's side, in radii
 TRIANGLE = 1.3  # a triangle's circumradius, in radii
 
-_WANDER = 0.1  # frame sides from the middle, at most, of a thing that is alone, halfway through its clip
+_WANDER = 0.1  # frame sides from the middle, at most, of a thing that is alone, halfway through its clip, if it fits
 _MARGIN = 0.02  # kept free along the frame's edge
 _GAP = 0.08  # kept free between two things
 

@@ -84,9 +84,9 @@ class CosineField(nn.Module):
 def cosines(size: int, waves: int, like: Tensor) -> Tensor:
     """The first waves of the discrete cosine transform (DCT-II), each of mean square 1: `[size, waves]`."""
     places = (torch.arange(size, device=like.device) + 0.5) / size  # [size], in (0, 1)
-    waves_ = torch.arange(waves, device=like.device)
-    scale = torch.where(waves_ == 0, 1.0, math.sqrt(2))
-    return (scale * torch.cos(math.pi * places[:, None] * waves_)).to(like.dtype)
+    frequencies = torch.arange(waves, device=like.device)  # in half periods
+    scale = torch.where(frequencies == 0, 1.0, math.sqrt(2))
+    return (scale * torch.cos(math.pi * places[:, None] * frequencies)).to(like.dtype)
 
 
 class ModulatedNorm(nn.Module):
