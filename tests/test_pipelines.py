@@ -70,6 +70,12 @@ def test_guidance_and_the_negative_prompt_matter(tiny_model):
     away = pipe.sample(["a red circle"], generators(0), guidance_scale=4.0, negative_prompt="a blue square")
     assert not torch.equal(plain, guided)
     assert not torch.equal(guided, away)
+    early = pipe.sample(["a red circle"], generators(0), guidance_scale=4.0, guidance_interval=(0.5, 1.0))
+    never = pipe.sample(["a red circle"], generators(0), guidance_scale=4.0, guidance_interval=(0.0, 0.0))
+    assert not torch.equal(early, guided)
+    torch.testing.assert_close(never, plain, atol=1e-5, rtol=1e-5)
+    with pytest.raises(UsageError, match=r"guidance_interval is 0\.9 to 0\.1"):
+        pipe.sample(["a red circle"], generators(0), guidance_interval=(0.9, 0.1))
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpm++", "unipc", "euler"])

@@ -20,6 +20,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from .errors import UsageError
 
 Positive = Annotated[int, Field(gt=0)]
+Level = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -154,6 +155,7 @@ class PreviewConfig(_Section):
     max_preview_steps: Positive = Field(50, description="sampling steps of a sample video, at most")
     num_inference_steps: Positive | None = Field(None, description="sampling steps; none: 1000 for ddpm, else 50")
     guidance_scale: float = Field(3.0, description="classifier-free guidance of sample videos")
+    guidance_interval: tuple[Level, Level] | None = Field(None, description="noise levels with guidance; none: all")
     scheduler: str | None = Field(None, description="sampler by name; none: the model's own")
 
 

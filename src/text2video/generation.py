@@ -34,6 +34,7 @@ class Settings:
     fps: float | None = None
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
+    guidance_interval: Sequence[float] | None = None
     scheduler: str | None = None
     seed: int = 0
     num_videos_per_prompt: int = 1
@@ -99,8 +100,8 @@ def _generate(
     on_step: Callable[[int, int], None] | None,
     batch_size: int,
 ) -> Iterator[Generated]:
-    names = ("negative_prompt", "num_frames", "height", "width", "num_inference_steps", "guidance_scale")
-    asked = {name: getattr(settings, name) for name in names}
+    names = ("negative_prompt", "num_frames", "height", "width", "num_inference_steps")
+    asked = {name: getattr(settings, name) for name in (*names, "guidance_scale", "guidance_interval")}
     wanted = [prompt for prompt in prompts for _ in range(settings.num_videos_per_prompt)]
     for first in range(0, len(wanted), batch_size):
         some = wanted[first : first + batch_size]
@@ -114,7 +115,9 @@ def _generate(
 
 def resolved(settings: Settings, pipe: Any) -> Settings:
     """The settings with the model's own in place of those that were not given."""
-    own = {name: pipe.config[name] for name in ("num_frames", "height", "width", "fps", "guidance_scale")}
+    names = ("num_frames", "height", "width", "fps", "guidance_scale")
+    own = {name: pipe.config[name] for name in names}
+    own["guidance_interval"] = pipe.config["guidance_interval"] or (0.0, 1.0)
     own["num_inference_steps"] = pipe.config["num_inference_steps"] or default_steps(pipe.scheduler)
     own["scheduler"] = sampler_name(pipe.scheduler)
     return replace(settings, **{name: value for name, value in own.items() if getattr(settings, name) is None})

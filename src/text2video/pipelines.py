@@ -38,7 +38,8 @@ class TextToVideoPipeline(DiffusionPipeline):
         text_encoder, tokenizer: see `TextEncoder`.
         prediction: what the denoiser predicts: epsilon, v, x0 or flow.
         num_frames, height, width, fps: of the videos it was trained on, and what it makes when not told otherwise.
-        guidance_scale, num_inference_steps: used when not told otherwise; steps None: the sampler's own.
+        guidance_scale, guidance_interval, num_inference_steps: used when not told otherwise; interval None: guidance
+            at every noise level; steps None: the sampler's own.
     """
 
     model_cpu_offload_seq = "text_encoder->unet"
@@ -56,6 +57,7 @@ class TextToVideoPipeline(DiffusionPipeline):
         fps: float = 8,
         guidance_scale: float = 3.0,
         num_inference_steps: int | None = None,
+        guidance_interval: Sequence[float] | None = None,
     ):
         super().__init__()
         self.register_modules(unet=unet, scheduler=scheduler, text_encoder=text_encoder, tokenizer=tokenizer)
@@ -67,6 +69,7 @@ class TextToVideoPipeline(DiffusionPipeline):
             fps=fps,
             guidance_scale=guidance_scale,
             num_inference_steps=num_inference_steps,
+            guidance_interval=guidance_interval,
         )
 
     @classmethod
@@ -114,6 +117,7 @@ class TextToVideoPipeline(DiffusionPipeline):
         width: int | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
+        guidance_interval: Sequence[float] | None = None,
         condition: dict[str, Tensor] | None = None,
         on_step: Callable[[int, int, Tensor], None] | None = None,
     ) -> Tensor:
@@ -122,6 +126,8 @@ class TextToVideoPipeline(DiffusionPipeline):
         Each video's noise comes from its own generator, so a video does not depend on its neighbours.
 
         Args:
+            guidance_interval: lowest and highest noise level with guidance, as parts of the schedule: 0 is clean, 1
+                pure noise.
             condition: further keyword arguments of the denoiser, first axis B.
             on_step: called with (step, steps, x_t).
 
@@ -133,6 +139,10 @@ class TextToVideoPipeline(DiffusionPipeline):
         shape = (channels, num_frames or config.num_frames, height or config.height, width or config.width)
         check_shape(shape[1:], self.unet.strides)
         scale = config.guidance_scale if guidance_scale is None else guidance_scale
+        low, high = guidance_interval or config.guidance_interval or (0.0, 1.0)
+        if not 0 <= low <= high <= 1:
+            raise UsageError(f"guidance_interval is {low:g} to {high:g}. Give two rising numbers from 0 to 1.")
+        whole = self.scheduler.config.num_train_timesteps
         device = self._execution_device
         noise = torch.stack([torch.randn(shape, generator=g, device=g.device) for g in generators]).to(device)
 
@@ -143,7 +153,7 @@ class TextToVideoPipeline(DiffusionPipeline):
             both = self.encode_prompt([negative_prompt] * len(prompts) + list(prompts))
             negative, ask = ({**ask, **half} for half in _halves(both))
         return sample(
-            guided(self._predict, scale, negative),
+            guided(self._predict, scale, negative, (low * whole, high * whole)),
             self.scheduler,
             noise,
             ask,
@@ -168,6 +178,7 @@ class TextToVideoPipeline(DiffusionPipeline):
         width: int | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
+        guidance_interval: Sequence[float] | None = None,
         num_videos_per_prompt: int = 1,
         generator: torch.Generator | list[torch.Generator] | None = None,
         output_type: str = "pil",
@@ -186,10 +197,8 @@ class TextToVideoPipeline(DiffusionPipeline):
             raise UsageError(
                 f"{len(generator)} generators for {len(prompts)} videos: give one for each, or one in all."
             )
-        videos = [
-            self.sample([p], [g], negative_prompt, num_frames, height, width, num_inference_steps, guidance_scale)
-            for p, g in zip(prompts, generator, strict=True)
-        ]
+        how = (negative_prompt, num_frames, height, width, num_inference_steps, guidance_scale, guidance_interval)
+        videos = [self.sample([p], [g], *how) for p, g in zip(prompts, generator, strict=True)]
         frames: Any = torch.cat(videos).permute(0, 2, 1, 3, 4).add(1).div(2)  # [B, T, C, H, W] in [0, 1]
         if output_type != "pt":
             frames = frames.permute(0, 1, 3, 4, 2).cpu().numpy()  # [B, T, H, W, C]

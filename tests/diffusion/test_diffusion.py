@@ -7,13 +7,13 @@ import torch
 
 from text2video.diffusion.guidance import guided, sample
 from text2video.diffusion.objectives import Batch, TextToVideoDiffusion, convert, expand, target, to_x_0
-from text2video.diffusion.schedules import Schedule
+from text2video.diffusion.schedules import Schedule, sampler_name
 from text2video.errors import UsageError
 
 SCHEDULES = ("cosine", "linear", "scaled_linear", "flow")
 PREDICTIONS = ("epsilon", "v", "x0", "flow")
-PATHS = [("cosine", name) for name in ("ddpm", "ddim", "dpm++", "unipc", "euler")] + [
-    ("flow", name) for name in ("flow", "euler", "dpm++", "unipc")
+PATHS = [("cosine", name) for name in ("ddpm", "ddim", "dpm++", "dpm++sde", "unipc", "euler")] + [
+    ("flow", name) for name in ("flow", "euler", "dpm++", "dpm++sde", "unipc")
 ]
 
 
@@ -35,8 +35,11 @@ def test_schedule_goes_from_data_to_noise(name):
 def test_schedule_is_read_back_from_every_sampler(name):
     schedule = Schedule(name, 500, shift=3.0 if name == "flow" else 1.0)
     t = schedule.timesteps(torch.tensor([0.1, 0.7]))
-    for sampler in ("flow", "dpm++", "unipc") if schedule.is_flow else ("ddpm", "ddim", "dpm++", "unipc", "euler"):
-        again = Schedule.from_scheduler(schedule.sampler(sampler))
+    solvers = ("dpm++", "dpm++sde", "unipc")
+    for sampler in ("flow", *solvers) if schedule.is_flow else ("ddpm", "ddim", "euler", *solvers):
+        scheduler = schedule.sampler(sampler)
+        assert sampler_name(scheduler) == sampler
+        again = Schedule.from_scheduler(scheduler)
         assert (again.name, again.num_timesteps, again.shift) == (name, 500, schedule.shift)
         torch.testing.assert_close(again.alpha_sigma(t), schedule.alpha_sigma(t))
 
@@ -102,6 +105,20 @@ def test_guidance_moves_away_from_the_negative_condition():
     x_t, t = torch.zeros(2, 1, 1, 1, 1), torch.zeros(2)
     ask = guided(predict, 3.0, {"value": torch.tensor([1.0, 1.0])})
     assert ask(x_t, t, {"value": torch.tensor([2.0, 5.0])}).flatten().tolist() == [4.0, 13.0]
+
+
+def test_outside_of_its_interval_guidance_changes_nothing_and_costs_nothing():
+    sizes = []
+
+    def predict(x_t, t, condition):
+        sizes.append(len(x_t))
+        return condition["value"].view(-1, 1, 1, 1, 1).expand_as(x_t)
+
+    ask = guided(predict, 3.0, {"value": torch.tensor([1.0])}, (200.0, 800.0))
+    x_t, condition = torch.zeros(1, 1, 1, 1, 1), {"value": torch.tensor([2.0])}
+    answers = [ask(x_t, torch.tensor([t]), condition).item() for t in (199.0, 200.0, 800.0, 801.0)]
+    assert answers == [2.0, 4.0, 4.0, 2.0]
+    assert sizes == [1, 2, 2, 1]
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)

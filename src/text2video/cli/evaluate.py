@@ -21,6 +21,7 @@ def evaluate(
     report: bool = False,
     num_inference_steps: PositiveInt | None = None,
     guidance_scale: float | None = None,
+    guidance_interval: tuple[float, float] | None = None,
     scheduler: str | None = None,
     batch_size: PositiveInt = 1,
     device: str = "auto",
@@ -41,7 +42,8 @@ def evaluate(
         report: Also write report.html.
         num_inference_steps: Sampling steps; else the model's own.
         guidance_scale: Classifier-free guidance; else the model's own.
-        scheduler: Sampler by name: ddpm, ddim, dpm++, unipc, euler, flow; else the model's own.
+        guidance_interval: Lowest and highest noise level with guidance, from 0 to 1; else the model's own.
+        scheduler: Sampler by name: ddpm, ddim, dpm++, dpm++sde, unipc, euler, flow; else the model's own.
         batch_size: Videos sampled together; it may change them by about 1e-5.
         device: auto, cpu, cuda or mps.
         dtype: float32, bfloat16 or float16.
@@ -61,7 +63,11 @@ def evaluate(
     output_dir.mkdir(parents=True, exist_ok=True)  # what the disk refuses is known before the work
     pipe = family.open(folder, choose_device(device), choose_dtype(dtype))
     settings = Settings(
-        num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, scheduler=scheduler, seed=seed
+        num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale,
+        guidance_interval=guidance_interval,
+        scheduler=scheduler,
+        seed=seed,
     )
     with progress("evaluating", "videos") as on_progress:
         result = evaluate_shapes(

@@ -21,7 +21,8 @@ class Sampling:
         fps: Frames a second of the files.
         num_inference_steps: Sampling steps: more are slower and often better.
         guidance_scale: How closely to follow the prompt; 1 is no guidance.
-        scheduler: Sampler: ddpm, ddim, dpm++, unipc, euler or flow.
+        guidance_interval: Lowest and highest noise level with guidance, from 0 to 1.
+        scheduler: Sampler: ddpm, ddim, dpm++, dpm++sde, unipc, euler or flow.
         seed: Seed of the first video; each following one has the next number.
         num_videos_per_prompt: Videos of each prompt.
     """
@@ -34,6 +35,7 @@ class Sampling:
     fps: PositiveFloat | None = None
     num_inference_steps: PositiveInt | None = None
     guidance_scale: float | None = None
+    guidance_interval: tuple[float, float] | None = None
     scheduler: str | None = None
     seed: NonNegativeInt = 0
     num_videos_per_prompt: PositiveInt = 1

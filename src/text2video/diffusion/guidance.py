@@ -15,15 +15,25 @@ from .schedules import PREDICTIONS, Schedule
 _OURS = {theirs: ours for ours, theirs in PREDICTIONS.items()}
 
 
-def guided(predict: Predict, scale: float, negative: dict[str, Any] | None) -> Predict:
+def guided(
+    predict: Predict, scale: float, negative: dict[str, Any] | None, interval: tuple[float, float] | None = None
+) -> Predict:
     """A prediction pushed away from the negative condition: negative + scale (positive - negative).
 
     Both are predicted in one call of twice the batch. Without a negative condition, or at scale 1, nothing changes.
+
+    Args:
+        interval: the lowest and the highest timestep with guidance; at the others the prediction is the plain one.
+            Guidance at little noise drives colours too far, and at the most noise it takes variety (Kynkäänniemi et
+            al. 2024, arXiv:2404.07724).
     """
     if negative is None or scale == 1.0:
         return predict
+    low, high = interval or (0.0, float("inf"))
 
     def predict_guided(x_t: Tensor, t: Tensor, condition: dict[str, Any]) -> Tensor:
+        if not low <= float(t[0]) <= high:  # all videos of a batch are at the same timestep
+            return predict(x_t, t, condition)
         both = {name: torch.cat([negative[name], condition[name]]) for name in condition}
         away, towards = predict(torch.cat([x_t, x_t]), torch.cat([t, t]), both).float().chunk(2)
         return away + scale * (towards - away)

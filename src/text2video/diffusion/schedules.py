@@ -28,16 +28,19 @@ SAMPLERS = {
     "ddpm": DDPMScheduler,
     "ddim": DDIMScheduler,
     "dpm++": DPMSolverMultistepScheduler,
+    "dpm++sde": DPMSolverMultistepScheduler,
     "unipc": UniPCMultistepScheduler,
     "euler": EulerDiscreteScheduler,
     "flow": FlowMatchEulerDiscreteScheduler,
 }
+_DPM: dict[str, Any] = {"dpm++": "dpmsolver++", "dpm++sde": "sde-dpmsolver++"}  # Lu et al. 2022 (arXiv:2211.01095)
 
 
 def sampler_name(scheduler: Any) -> str:
     """Our name of a diffusers scheduler, or its class's name if it is none of ours."""
-    names = {kind: name for name, kind in SAMPLERS.items()}
-    return names.get(type(scheduler), type(scheduler).__name__)
+    if scheduler.config.get("algorithm_type") == "sde-dpmsolver++":
+        return "dpm++sde"
+    return next((name for name, kind in SAMPLERS.items() if kind is type(scheduler)), type(scheduler).__name__)
 
 
 class Schedule:
@@ -88,7 +91,8 @@ class Schedule:
         """A diffusers scheduler that samples along this schedule.
 
         Args:
-            name: ddpm, ddim, dpm++, unipc, euler or flow; none: ddpm, or flow for the straight path.
+            name: ddpm, ddim, dpm++, dpm++sde, unipc, euler or flow; none: ddpm, or flow for the straight path.
+                dpm++sde adds fresh noise in every step: what one step got wrong, a later one can put right.
             prediction: what the model predicts: epsilon, v, x0 or flow.
             clip: keep x_0 within [-1, 1] on the way (ddpm and ddim): right for pixels, wrong for latents.
         """
@@ -108,8 +112,8 @@ class Schedule:
             return DDPMScheduler(clip_sample=clip, **common)
         if name == "ddim":
             return DDIMScheduler(clip_sample=clip, set_alpha_to_one=True, **common)
-        if name == "dpm++":
-            return DPMSolverMultistepScheduler(algorithm_type="dpmsolver++", final_sigmas_type="zero", **common)
+        if name in _DPM:
+            return DPMSolverMultistepScheduler(algorithm_type=_DPM[name], final_sigmas_type="zero", **common)
         if name == "unipc":
             return UniPCMultistepScheduler(final_sigmas_type="zero", **common)
         if name == "euler":
@@ -121,18 +125,21 @@ class Schedule:
     def _flow_sampler(self, name: str) -> Any:
         if name in ("flow", "euler"):
             return FlowMatchEulerDiscreteScheduler(self.num_timesteps, shift=self.shift)
-        solvers = {"dpm++": DPMSolverMultistepScheduler, "unipc": UniPCMultistepScheduler}
-        if name in solvers:
-            return solvers[name](
-                self.num_timesteps,
-                prediction_type="flow_prediction",
-                use_flow_sigmas=True,
-                flow_shift=self.shift,
-                final_sigmas_type="zero",
-                timestep_spacing="trailing",
-            )
+        common: dict[str, Any] = {
+            "num_train_timesteps": self.num_timesteps,
+            "prediction_type": "flow_prediction",
+            "use_flow_sigmas": True,
+            "flow_shift": self.shift,
+            "final_sigmas_type": "zero",
+            "timestep_spacing": "trailing",
+        }
+        if name in _DPM:
+            return DPMSolverMultistepScheduler(algorithm_type=_DPM[name], **common)
+        if name == "unipc":
+            return UniPCMultistepScheduler(**common)
         raise UsageError(
-            f"The sampler {name!r} does not follow the straight path of this model. Choose flow, dpm++ or unipc."
+            f"The sampler {name!r} does not follow the straight path of this model. "
+            "Choose flow, dpm++, dpm++sde or unipc."
         )
 
     @classmethod

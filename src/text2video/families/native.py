@@ -72,6 +72,7 @@ class NativeFamily:
             width=width,
             fps=float(config.data.fps or 8),
             guidance_scale=config.preview.guidance_scale,
+            guidance_interval=config.preview.guidance_interval,
             num_inference_steps=config.preview.num_inference_steps,
         )
 
