@@ -201,13 +201,13 @@ def relative(path: Path, root: Path) -> str:
     Raises:
         DataError: the path lies outside of the root.
     """
+    if (url := url_of(path)) and url_of(root) is None:
+        return url
     for real in (Path.absolute, Path.resolve):  # the root may be named through a link
         try:
             return real(path).relative_to(real(root)).as_posix()
         except ValueError:
             continue
-    if url := url_of(path):
-        return url
     raise DataError(
         f"{path} lies outside of the data root {root}, and a manifest names files relative to its root. "
         "Give a data_root that holds all the files."

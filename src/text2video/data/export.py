@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from ..errors import DataError, UsageError
 from ..video import inner_name, open_file
+from ..video.members import member_of
 from .clips import Manifest
 from .writers import ARCHIVED, ONE_CAPTION, STRETCHES, TABLES, UNIQUE_STEMS, WRITERS, Export
 
@@ -36,15 +37,10 @@ def write_layout(manifest: Manifest, folder: str | Path, layout: str, *, link: b
         UsageError: the layout is unknown.
         DataError: the folder is not empty or cannot be written, or the layout cannot hold the clips.
     """
-    layout = "csv" if layout == "table" else layout
-    if layout not in WRITERS:
-        raise UsageError(f"There is no layout {layout!r} to write. There are {', '.join(WRITERS)}.")
+    layout, folder = can_write(folder, layout)
     _refuse(manifest, layout)
-    folder = Path(os.path.normpath(Path(folder).absolute()))
     unfinished = folder.with_name(f".tmp-{os.getpid()}-{folder.name}")
     try:
-        if folder.exists() and any(folder.iterdir()):
-            raise DataError(f"{folder} is not empty, and nothing in it is overwritten. Name a new folder.")
         places = _places(manifest, layout)
         unfinished.mkdir(parents=True)
         if layout not in ARCHIVED:
@@ -62,6 +58,17 @@ def write_layout(manifest: Manifest, folder: str | Path, layout: str, *, link: b
         ) from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def can_write(folder: str | Path, layout: str) -> tuple[str, Path]:
+    """The layout and the whole path of the folder, where it can be written there; errors as `write_layout`."""
+    layout = "csv" if layout == "table" else layout
+    if layout not in WRITERS:
+        raise UsageError(f"There is no layout {layout!r} to write. There are {', '.join(WRITERS)}.")
+    folder = Path(os.path.normpath(Path(folder).absolute()))
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(f"{folder} is not empty, and nothing in it is overwritten. Name a new folder.")
+    return layout, folder
 
 
 def _refuse(manifest: Manifest, layout: str) -> None:
@@ -108,9 +115,9 @@ def _claims(place: PurePosixPath, layout: str) -> set[str]:
 
 def _name(path: Path, root: Path) -> PurePosixPath:
     """What a file is called, below its data root or in its archive, without `videos/`."""
-    inside = path.is_relative_to(root)
-    inner = inner_name(path)
-    if inner is not None:
+    inner, inside = inner_name(path), path.is_relative_to(root)
+    member = member_of(path)
+    if inner and member and member.archive.suffix.lower() == ".tar":
         inner = re.sub("%(2E|25)", lambda code: chr(int(code[1], 16)), inner)  # as the writer of shards has put it
     name = PurePosixPath(inner or (path.relative_to(root).as_posix() if inside else path.name))
     return name.relative_to("videos") if name.parts[0] == "videos" and len(name.parts) > 1 else name

@@ -32,6 +32,9 @@ class Pairs(list[tuple[str, Any]]):
     """A JSON object as its (key, value) pairs, in order: a key that stands twice is seen."""
 
 
+_DECODER = json.JSONDecoder(object_pairs_hook=Pairs)
+
+
 def read_text(path: Path) -> str:
     """A UTF-8 text file; a byte order mark at its start is dropped.
 
@@ -168,7 +171,7 @@ def _iter_lines(path: Path) -> Iterator[Row]:
 
 def _parsed(where: str, line: str) -> Row:
     try:
-        return _checked(where, json.loads(line, object_pairs_hook=Pairs))
+        return _checked(where, _DECODER.decode(line))
     except (ValueError, RecursionError) as error:  # ValueError also for a number of 5000 digits
         return where, f"is not JSON ({error})"
 
