@@ -1,6 +1,9 @@
 """Data sets are made, checked and converted from the command line."""
 
 import json
+import sys
+
+import pytest
 
 from text2video.data.layouts import read_layout
 
@@ -71,3 +74,37 @@ def test_convert_keeps_clips_and_captions(command, tmp_path, tiny):
     assert code == 2
     assert "captions_json" in err
     assert not (tmp_path / "newer").exists()
+
+
+def test_convert_takes_a_stream_of_the_hub(command, tmp_path, tiny):
+    pytest.importorskip("datasets")
+    assert command("data", "convert", tiny / "clips", "hub", "--layout", "huggingface").code == 0
+    options = ("--layout", "webdataset", "--max_samples", 4)
+    code, out, _ = command("data", "convert", f"hf:{tmp_path / 'hub' / 'data'}", "out", *options)
+    assert code == 0
+    assert "4 clips from huggingface to webdataset" in out
+    before, after = read_layout(tiny / "clips"), read_layout(tmp_path / "out")
+    assert [clip.captions for clip in before.clips[:4]] == [clip.captions for clip in after.clips]
+    assert not (tmp_path / "out.rows").exists()
+    code, out, _ = command("data", "check", "out", "--num_frames", 8, "--frame_size", 16)
+    assert code == 0
+    assert "layout webdataset" in out
+    code, _, err = command("data", "convert", "hf:nobody/nothing-here", "new", "--layout", "csv")
+    assert code == 1
+    assert "hf:nobody/nothing-here, split train, cannot be opened" in err
+
+
+def test_convert_says_which_library_is_missing(command, monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    code, _, err = command("data", "convert", "hf:a/b", "new", "--layout", "csv")
+    assert code == 2
+    assert "pip install text2video[datasets]" in err
+    assert err.count("\n") == 1
+
+
+def test_settings_of_other_tools_are_said(command, tmp_path, tiny):
+    assert command("data", "convert", tiny / "clips", "out", "--layout", "diffusion_pipe", "--max_samples", 2).code == 0
+    code, out, _ = command("data", "check", tmp_path / "out" / "dataset.toml", "--num_frames", 8, "--frame_size", 16)
+    assert code == 0
+    assert "frame_buckets = [1, 33] of all parts is not used: give --num_frames" in out
+    assert "2 clips are used" in out

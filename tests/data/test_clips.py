@@ -9,11 +9,11 @@ from text2video.data.clips import (
     Manifest,
     clean_caption,
     clip_id,
-    locate,
     split,
     stable_hash,
     write_file,
 )
+from text2video.data.locate import Locator
 from text2video.errors import DataError
 
 
@@ -95,7 +95,7 @@ def test_locate_refuses_what_is_no_file_inside(tmp_path, bad):
         (root / "out.mp4").symlink_to(tmp_path / "a.mp4")
     except OSError:
         pytest.skip("no symbolic links here")
-    assert isinstance(locate(root, bad, (".", "videos")), str)
+    assert isinstance(Locator(root, (".", "videos"))(bad), str)
 
 
 @pytest.mark.parametrize(
@@ -105,8 +105,8 @@ def test_locate_finds_other_spellings(tmp_path, name):
     (tmp_path / "sub").mkdir()
     for file in ("a b.mp4", "sub/c.mp4", "caf\u00e9.mp4"):
         (tmp_path / file).write_bytes(b"x")
-    assert isinstance(locate(tmp_path, name, (".",)), Path)
-    assert isinstance(locate(tmp_path, str(tmp_path / "a b.mp4"), (".",)), Path)
+    assert isinstance(Locator(tmp_path)(name), Path)
+    assert isinstance(Locator(tmp_path)(str(tmp_path / "a b.mp4")), Path)
 
 
 def test_ids_do_not_depend_on_spelling_and_tell_stretches_apart():

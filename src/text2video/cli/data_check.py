@@ -8,7 +8,7 @@ from cyclopts import Parameter
 from cyclopts.types import PositiveFloat, PositiveInt
 
 from .sources import ANYWHERE, Source
-from .terminal import progress, say
+from .terminal import log_lines, progress, say
 
 
 def check(
@@ -45,7 +45,8 @@ def check(
     from ..data.layouts import read_layout
     from ..errors import DataError
 
-    manifest = read_layout(data, layout=layout, **asdict(source))
+    with log_lines():
+        manifest = read_layout(data, layout=layout, **asdict(source))
     files = len({clip.path for clip in manifest.clips})
     with progress("decoding", "files") as report:
         result = examine(
@@ -59,6 +60,8 @@ def check(
             on_done=lambda done: report(done, files),
         )
     say(f"{manifest.root}: layout {manifest.layout}")
+    for note in manifest.notes:
+        say(note)
     result.show()
     if json:
         json.parent.mkdir(parents=True, exist_ok=True)

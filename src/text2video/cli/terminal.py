@@ -13,7 +13,7 @@ def say(text: object) -> None:
 
 
 @contextmanager
-def progress(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+def progress(label: str, unit: str) -> Iterator[Callable[[int, int | None], None]]:
     """A bar with rate and remaining time, shown where stderr is a terminal; `report(done, total)` moves it."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
@@ -51,3 +51,15 @@ class Lines(logging.Handler):
         # sys.stderr is looked up each time: a progress bar puts its own in that place
         if record.levelno < logging.ERROR:
             sys.stderr.write(self.format(record) + "\n")
+
+
+@contextmanager
+def log_lines() -> Iterator[None]:
+    """What the package logs while it works, as lines on stderr."""
+    logger, lines = logging.getLogger("text2video"), Lines()
+    logger.addHandler(lines)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(lines)

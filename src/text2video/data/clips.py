@@ -13,6 +13,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -21,12 +22,15 @@ import pyarrow.parquet as pq
 
 from ..errors import DataError
 from ..video import PICTURES
-from .tables import read_table
+from .locate import Locator
+from .remote import url_of
+from .tables import iter_rows
 
 VIDEOS = frozenset(
     (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".gif", ".mpg", ".mpeg", ".3gp", ".ts", ".wmv", ".flv", ".ogv")
 )
 
+_CHUNK = 10_000  # rows of a manifest that are read together
 _SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -39,14 +43,14 @@ _SCHEMA = pa.schema(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Clip:
     """One captioned stretch of video, or a picture.
 
     Args:
         id: names the clip for ever: the file's posix path below the data root, and `#START-END` after it where the
             clip is a stretch of a longer file. It depends on no order and on no other clip.
-        path: the file.
+        path: the file; one that leads into an archive is opened by `video.open_file`.
         captions: one or more; every epoch draws one.
         start, end: seconds from the first frame of the file; None is the file's own start or end.
     """
@@ -84,12 +88,14 @@ class Manifest:
         layout: the name of the layout it was read from.
         clips: what can be used. Ids are unique.
         left_out: what cannot be used, with the reasons.
+        notes: what else there was that is not used, such as settings of another tool, in sentences.
     """
 
     root: Path
     layout: str
     clips: list[Clip]
     left_out: list[LeftOut] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -126,27 +132,32 @@ class Manifest:
         """
         path = Path(path)
         manifest = cls(Path(root or path.parent).absolute(), "manifest", [])
+        locate = Locator(manifest.root)
         seen: set[str] = set()
-        for where, row in read_table(path).rows:
-            if isinstance(row, str):
-                raise DataError(f"{path}, {where} {row}. A manifest is written by `text2video`; write it again.")
-            if not _is_row(row):
-                raise DataError(
-                    f"{path}, {where} is no row of a manifest: that has id, video, captions, and start and end or none."
-                )
-            id = row["id"]
-            if row.get("left_out"):
-                manifest.left_out.append(LeftOut(id, row["left_out"]))
-                continue
-            video = locate(manifest.root, row["video"], (".",))
-            if isinstance(video, str):
-                manifest.left_out.append(LeftOut(id, video))
-            elif id in seen:
-                manifest.left_out.append(LeftOut(id, f"the same id a second time ({path.name} {where})"))
-            else:
-                seen.add(id)
-                manifest.clips.append(Clip(id, video, tuple(row["captions"]), row.get("start"), row.get("end")))
+        rows = iter_rows(path)
+        while chunk := list(islice(rows, _CHUNK)):  # remote files of a chunk are fetched together
+            locate.prefetch(row.get("video") for _, row in chunk if isinstance(row, dict))
+            for where, row in chunk:
+                _take_row(manifest, seen, locate, row, f"{path}, {where}")
         return manifest
+
+
+def _take_row(manifest: Manifest, seen: set[str], locate: Locator, row: dict[str, Any] | str, where: str) -> None:
+    """Adds one row to a manifest, to its clips or to what is left out."""
+    if isinstance(row, str):
+        raise DataError(f"{where} {row}. A manifest is written by `text2video`; write it again.")
+    if not _is_row(row):
+        raise DataError(f"{where} is no row of a manifest: that has id, video, captions, and start and end or none.")
+    id = row["id"]
+    if row.get("left_out"):
+        manifest.left_out.append(LeftOut(id, row["left_out"]))
+    elif isinstance(video := locate(row["video"]), str):
+        manifest.left_out.append(LeftOut(id, video))
+    elif id in seen:
+        manifest.left_out.append(LeftOut(id, f"the same id a second time ({where})"))
+    else:
+        seen.add(id)
+        manifest.clips.append(Clip(id, video, tuple(row["captions"]), row.get("start"), row.get("end")))
 
 
 def _row(clip: Clip, root: Path) -> dict[str, Any]:
@@ -185,11 +196,13 @@ def _seconds(value: float | None) -> str:
 
 
 def relative(path: Path, root: Path) -> str:
-    """The posix path of `path` below `root`.
+    """The posix path of `path` below `root`; the address of a remote file that lies in the cache.
 
     Raises:
         DataError: the path lies outside of the root.
     """
+    if (url := url_of(path)) and url_of(root) is None:
+        return url
     for real in (Path.absolute, Path.resolve):  # the root may be named through a link
         try:
             return real(path).relative_to(real(root)).as_posix()
@@ -199,37 +212,6 @@ def relative(path: Path, root: Path) -> str:
         f"{path} lies outside of the data root {root}, and a manifest names files relative to its root. "
         "Give a data_root that holds all the files."
     )
-
-
-def locate(root: Path, name: str, folders: Sequence[str]) -> Path | str:
-    """The file that a list of videos names, or a sentence why there is none.
-
-    A list may come from anywhere, so a name that leads out of the data root (by `..`, as an absolute path or through
-    a symbolic link) is refused. Names written on Windows or macOS are found too.
-
-    Args:
-        root: the data root.
-        name: as it stands in the list.
-        folders: the folders below the root that it may be relative to, in order.
-    """
-    plain = name.strip()
-    if not plain:
-        return "no video is named"
-    forms = (unicodedata.normalize(form, plain) for form in ("NFC", "NFD"))
-    spellings = dict.fromkeys((name, plain, *forms, plain.replace("\\", "/")))
-    try:
-        for folder in folders:
-            for spelling in spellings:
-                path = Path(os.path.normpath(root / folder / spelling))
-                if not path.resolve().is_relative_to(root.resolve()):
-                    return f"the path leads out of the data root, and files outside are not read ({name} from {root})"
-                if path.is_file():
-                    return path
-    except (OSError, ValueError, RuntimeError):  # too long, a NUL inside, a loop of links
-        return f"not the path of a file ({name!r:.80})"
-    if "://" in plain:
-        return "a web address: download the video first"
-    return "the file is missing"
 
 
 def clean_caption(caption: str) -> str:

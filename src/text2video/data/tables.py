@@ -7,6 +7,8 @@ train the model on untrue words.
 import csv
 import io
 import json
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +18,7 @@ import pyarrow.parquet as pq
 from ..errors import DataError
 
 TABLE_SUFFIXES = frozenset((".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet"))
+_LINES = (".jsonl", ".ndjson")
 
 
 class Table(NamedTuple):
@@ -27,6 +30,9 @@ class Table(NamedTuple):
 
 class Pairs(list[tuple[str, Any]]):
     """A JSON object as its (key, value) pairs, in order: a key that stands twice is seen."""
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=Pairs)
 
 
 def read_text(path: Path) -> str:
@@ -80,6 +86,9 @@ def read_json(path: Path) -> Any:
         ) from error
 
 
+Row = tuple[str, dict[str, Any] | str]
+
+
 def read_table(path: Path) -> Table:
     """The rows of a CSV, TSV, JSON lines, JSON or Parquet file.
 
@@ -87,10 +96,9 @@ def read_table(path: Path) -> Table:
         DataError: the file cannot be read, or holds no table.
     """
     suffix = path.suffix.lower()
-    if suffix == ".parquet":
-        return _read_parquet(path)
-    if suffix in (".jsonl", ".ndjson"):
-        return _of_objects([(f"line {n}", line) for n, line in enumerate(read_lines(path), 1) if line.strip()])
+    if suffix == ".parquet" or suffix in _LINES:
+        rows = list(iter_rows(path))
+        return Table(_columns_of(rows) if suffix in _LINES else column_names(path), rows)
     if suffix == ".json":
         content = read_json(path)
         if isinstance(content, Pairs) or not isinstance(content, list):
@@ -99,7 +107,8 @@ def read_table(path: Path) -> Table:
                 '[{"video": "a.mp4", "caption": "..."}, ...]. '
                 'A file like {"a.mp4": "..."} is given as caption_file.'
             )
-        return _of_objects([(f"entry {n}", entry) for n, entry in enumerate(content, 1)])
+        rows = [_checked(f"entry {n}", entry) for n, entry in enumerate(content, 1)]
+        return Table(_columns_of(rows), rows)
     if suffix in (".csv", ".tsv"):
         return _read_csv(path)
     raise DataError(
@@ -108,23 +117,70 @@ def read_table(path: Path) -> Table:
     )
 
 
-def _of_objects(entries: list[tuple[str, Any]]) -> Table:
+def iter_rows(path: Path) -> Iterator[Row]:
+    """The rows of a table one by one, where the file lets them: JSON lines and Parquet. Raises as `read_table`."""
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        return _iter_parquet(path)
+    return _iter_lines(path) if suffix in _LINES else iter(read_table(path).rows)
+
+
+def column_names(path: Path) -> list[str]:
+    """The names of a table's columns; of JSON lines those in the first thousand rows. Raises as `read_table`."""
+    if path.suffix.lower() == ".parquet":
+        return parquet_schema(path).names
+    return _columns_of(islice(iter_rows(path), 1000)) if path.suffix.lower() in _LINES else read_table(path).columns
+
+
+def parquet_schema(path: Path) -> pa.Schema:
+    """The columns of a Parquet file. DataError when it cannot be read."""
+    try:
+        return pq.read_schema(path)
+    except (OSError, pa.ArrowException) as error:
+        raise _no_parquet(path, error) from error
+
+
+def _columns_of(rows: Iterable[Row]) -> list[str]:
     columns: dict[str, None] = {}
-    rows: list[tuple[str, dict[str, Any] | str]] = []
-    for where, entry in entries:
-        try:
-            value = json.loads(entry, object_pairs_hook=Pairs) if isinstance(entry, str) else entry
-        except (ValueError, RecursionError) as error:  # ValueError also for a number of 5000 digits
-            rows.append((where, f"is not JSON ({error})"))
-            continue
-        if not isinstance(value, Pairs):
-            rows.append((where, "is not a JSON object with named values"))
-        elif len(value) != len(dict(value)):
-            rows.append((where, "names the same column twice"))
-        else:
-            columns |= dict.fromkeys(key for key, _ in value)
-            rows.append((where, dict(value)))
-    return Table(list(columns), rows)
+    for _, row in rows:
+        if isinstance(row, dict):
+            columns |= dict.fromkeys(row)
+    return list(columns)
+
+
+def _iter_lines(path: Path) -> Iterator[Row]:
+    number = 0
+    try:
+        with path.open("rb") as file:
+            for content in file:
+                # no JSON value holds a bare CR, so each ends a line, as in the files of old Macs
+                for line in content.rstrip(b"\r\n").split(b"\r"):
+                    number += 1
+                    if number == 1:
+                        line = line.removeprefix(b"\xef\xbb\xbf")
+                    if line.strip():
+                        yield _parsed(f"line {number}", line.decode())
+    except UnicodeDecodeError:
+        read_text(path)  # says it with the line
+        raise
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be opened: {error.strerror or error}. Check the path and its permissions."
+        ) from error
+
+
+def _parsed(where: str, line: str) -> Row:
+    try:
+        return _checked(where, _DECODER.decode(line))
+    except (ValueError, RecursionError) as error:  # ValueError also for a number of 5000 digits
+        return where, f"is not JSON ({error})"
+
+
+def _checked(where: str, value: Any) -> Row:
+    if not isinstance(value, Pairs):
+        return where, "is not a JSON object with named values"
+    row = dict(value)
+    return where, row if len(row) == len(value) else "names the same column twice"
 
 
 def _read_csv(path: Path) -> Table:
@@ -163,10 +219,17 @@ def _delimiter(path: Path, text: str) -> str:
     return next((sign for sign in ",\t;" if sign in header), ",")
 
 
-def _read_parquet(path: Path) -> Table:
+def _iter_parquet(path: Path) -> Iterator[Row]:
+    number = 0
     try:
-        table = pq.read_table(path)
-        rows = table.to_pylist()
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(10_000):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"row {number}", row
     except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path} cannot be read as Parquet: {error}. Check that it was copied whole.") from error
-    return Table(table.column_names, [(f"row {n}", row) for n, row in enumerate(rows, 1)])
+        raise _no_parquet(path, error) from error
+
+
+def _no_parquet(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path} cannot be read as Parquet: {error}. Check that it was copied whole.")

@@ -85,9 +85,8 @@ def open_data(config: DataConfig, seed: int) -> RunData:
     val = construct(kind, val_clips, random_window=False, **options) if val_clips else None
     captions = [f"{config.caption_prefix} {caption}".strip() for clip in train_clips for caption in clip.captions]
     left_out = [f"left out {name}: {reason}" for name, reason in report.manifest.left_out]
-    return RunData(
-        train, val, captions, [f"{len(train_clips)} clips to train on, {len(val_clips)} to validate", *left_out]
-    )
+    counts = f"{len(train_clips)} clips to train on, {len(val_clips)} to validate"
+    return RunData(train, val, captions, [counts, *manifest.notes, *left_out])
 
 
 def batches(

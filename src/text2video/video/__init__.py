@@ -4,6 +4,7 @@ A frame leaves this package upright, with square pixels, as uint8 RGB `[H, W, 3]
 nothing here imports torch.
 """
 
+from .members import inner_name, is_file, open_file
 from .reading import PICTURES, Video, VideoInfo, examine, probe, read
 from .sampling import Short, resize, sample
 from .writing import contact_sheet, read_metadata, write, write_frames
@@ -15,6 +16,9 @@ __all__ = [
     "VideoInfo",
     "contact_sheet",
     "examine",
+    "inner_name",
+    "is_file",
+    "open_file",
     "probe",
     "read",
     "read_metadata",

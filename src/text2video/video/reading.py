@@ -14,6 +14,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
 from ..errors import VideoError
+from .members import is_file, member_of, open_file
 
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 EPSILON = 1e-6  # seconds: timestamps are rounded to ticks
@@ -142,6 +143,8 @@ def read(path: str | os.PathLike) -> Video:
 def open_video(path: Path) -> InputContainer:
     """A container opened for reading. Only local files: a playlist in disguise fetches nothing. VideoError in words."""
     try:
+        if member_of(path):
+            return av.open(open_file(path), "r", metadata_errors="replace", options={"protocol_whitelist": "none"})
         return av.open(f"file:{path}", metadata_errors="replace", options={"protocol_whitelist": "file"})
     except (av.FFmpegError, OSError) as error:
         raise VideoError(_refusal(path, error)) from error
@@ -182,10 +185,10 @@ def header_duration(container: InputContainer, stream: VideoStream) -> float:
 def _refusal(path: Path, error: Exception) -> str:
     if path.is_dir():
         return f"{path} is a folder, not a video. Give a file."
-    if not path.exists():
+    if not is_file(path) and not path.exists():
         return f"{path} does not exist. Check the path."
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             head = file.read(64)
     except OSError as denied:
         return f"{path} cannot be read: {denied.strerror}. Check its permissions."
@@ -320,7 +323,7 @@ def open_picture(path: Path) -> np.ndarray:
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(path) as image:
+        with open_file(path) as file, Image.open(file) as image:
             image = ImageOps.exif_transpose(image)
             if image.mode.startswith("I;16"):
                 image = image.point(lambda value: value / 256, "L")  # convert() would clip to 255
