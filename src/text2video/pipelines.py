@@ -20,7 +20,6 @@ from .errors import ModelError, UsageError
 from .models import text as text
 from .models import unet3d as unet3d
 from .models.text import TextEncoder
-from .models.unet3d import check_shape
 
 
 class TextToVideoOutput(BaseOutput):
@@ -131,7 +130,7 @@ class TextToVideoPipeline(DiffusionPipeline):
         config: Any = self.config
         channels: int = self.unet.config["in_channels"]
         shape = (channels, num_frames or config.num_frames, height or config.height, width or config.width)
-        check_shape(shape[1:], self.unet.strides)
+        self.unet.rules.check(shape[1:])
         scale = config.guidance_scale if guidance_scale is None else guidance_scale
         device = self._execution_device
         noise = torch.stack([torch.randn(shape, generator=g, device=g.device) for g in generators]).to(device)
