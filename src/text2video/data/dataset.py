@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from .. import video as video_files
 from ..errors import DataError, UsageError, VideoError
 from .clips import Clip, Manifest, stable_hash
+from .columns import ClipColumns
 from .flips import stays_true_when_flipped, vary_text
 from .layouts import read_layout
 
@@ -81,13 +82,14 @@ class TextVideoDataset(Dataset[dict[str, Any]]):
             )
         if isinstance(data, str | Path):
             data = read_layout(data)
-        self.clips = list(data.clips if isinstance(data, Manifest) else data)
+        clips = data.clips if isinstance(data, Manifest) else data
+        self.clips = ClipColumns(clips)
         if not self.clips:
             raise DataError("The data set holds no clip. `text2video data check` says what is there and what is wrong.")
         if buckets is not None and len(buckets) != len(self.clips):
             raise DataError(f"{len(buckets)} buckets are given for {len(self.clips)} clips. Give one for each clip.")
         numbers: dict[tuple[int, int, int], int] = {}
-        own = buckets if buckets is not None else map(self._size, self.clips)
+        own = buckets if buckets is not None else map(self._size, clips)
         self._bucket = np.fromiter((numbers.setdefault(b, len(numbers)) for b in own), np.uint16)  # by index
         self._buckets = list(numbers)
         self.fps = fps
