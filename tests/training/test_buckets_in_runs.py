@@ -179,9 +179,10 @@ def test_what_the_model_cannot_take_is_said_before_anything_is_decoded(several, 
 
 def test_pictures_are_left_out_where_the_model_cannot_take_one_frame(several, tmp_path):
     train(several("--max_steps", "1", "--downsample_time", "true"))
-    assert "still.png: a picture is a clip of one frame, and for this model 1 is no multiple of 2" in (
-        tmp_path / "run/training.log"
-    ).read_text()
+    assert (
+        "still.png: a picture is a clip of one frame, and for this model 1 is no multiple of 2"
+        in (tmp_path / "run/training.log").read_text()
+    )
 
 
 def test_a_clip_that_cannot_be_read_is_replaced_from_its_own_bucket(folder):

@@ -4,7 +4,7 @@ Makes the manifest itself: stretches of a thousand files, which are empty, since
 check would have measured are drawn at random. Then, in a process of its own: load the manifest, derive buckets, put each
 clip into one, make the data set and the sampler, choose batch 0 and one in the middle, and send the data set to a worker.
 
-    python benchmarks/million_clips.py [--clips 1000000] [--format parquet]
+    python benchmarks/first_batch.py [--clips 1000000] [--format parquet]
 """
 
 import argparse
@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +25,7 @@ from machine import write_result
 
 FILES = 1000
 SIZES = [(720, 1280), (1080, 1920), (1280, 720), (480, 640), (1080, 1080), (360, 640), (816, 1920)]
-LOADED = "import sys; sys.path.insert(0, sys.argv[1]); import million_clips; million_clips.measure(sys.argv[2])"
+LOADED = "import sys; sys.path.insert(0, sys.argv[1]); import first_batch; first_batch.measure(sys.argv[2])"
 
 
 def main() -> None:
@@ -38,7 +39,7 @@ def main() -> None:
         command = [sys.executable, "-c", LOADED, str(Path(__file__).parent), str(manifest)]
         found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
     print(json.dumps(found, indent=1))
-    write_result("million_clips", {"clips": options.clips, "format": options.format, **found})
+    write_result("first_batch", {"clips": options.clips, "format": options.format, **found})
 
 
 def write_manifest(folder: Path, clips: int, kind: str) -> Path:
@@ -46,18 +47,24 @@ def write_manifest(folder: Path, clips: int, kind: str) -> Path:
     (folder / "videos").mkdir()
     for number in range(FILES):
         (folder / f"videos/{number:04d}.mp4").touch()
-    rows = []
-    for number in range(clips):
-        video, start = f"videos/{number % FILES:04d}.mp4", float(number // FILES)
-        captions = [f"caption {number}: what is seen in this stretch, in a sentence of about twelve words"]
-        id = f"{video}#{start:g}-{start + 1:g}"
-        rows.append({"id": id, "video": video, "captions": captions, "start": start, "end": start + 1})
+    path = folder / f"manifest.{kind}"
+    chunks = ([row(number) for number in range(first, min(first + 10_000, clips))] for first in range(0, clips, 10_000))
     if kind == "parquet":
-        pq.write_table(pa.Table.from_pylist(rows), folder / "manifest.parquet")
+        with pq.ParquetWriter(path, pa.Table.from_pylist([row(0)]).schema) as writer:
+            for chunk in chunks:
+                writer.write_table(pa.Table.from_pylist(chunk))
     else:
-        lines = (json.dumps(row) + "\n" for row in rows)
-        (folder / "manifest.jsonl").write_text("".join(lines), encoding="utf-8")
-    return folder / f"manifest.{kind}"
+        with path.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(values) + "\n" for chunk in chunks for values in chunk)
+    return path
+
+
+def row(number: int) -> dict[str, Any]:
+    """One row of the manifest: a stretch of a second."""
+    video, start = f"videos/{number % FILES:04d}.mp4", float(number // FILES)
+    caption = f"caption {number}: what is seen in this stretch, in a sentence of about twelve words"
+    id = f"{video}#{start:g}-{start + 1:g}"
+    return {"id": id, "video": video, "captions": [caption], "start": start, "end": start + 1}
 
 
 def measure(manifest: str) -> None:
