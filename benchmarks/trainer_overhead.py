@@ -38,13 +38,11 @@ def main() -> None:
         trainer, bare = Trainer(config), Trainer(config)
         trainer.accelerator.init_trackers("benchmark")
         tracker = Tracker(config, trainer.accelerator, trainer.total_steps, 0, trainer.samples_per_step)
-        stream = batches(
-            trainer.data.train, config.train.batch_size, config.data.num_workers, config.seed, 0, rank=0, world_size=1
-        )
+        stream = batches(trainer.data.train, trainer.sampler, config.data.num_workers)
         bare_parameters = [p for module in bare.modules.values() for p in module.parameters()]
         optimizer = make_optimizer(config.optim, bare_parameters)
         items = next(stream)
-        batch, captions = bare.batch(0, 0, items)
+        batch, captions = bare.batch(0, 0, config.train.batch_size, items)
 
         def bare_step() -> None:
             noise, u = torch.randn_like(batch.x_0), torch.rand(len(batch.x_0))

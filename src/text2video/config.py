@@ -12,12 +12,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from .errors import UsageError
+from .sizes import AUTO, Bucket
 
 Positive = Annotated[int, Field(gt=0)]
 Level = Annotated[float, Field(ge=0, le=1)]
@@ -52,6 +53,10 @@ class DataConfig(_Section):
     frame_size: Positive = Field(64, description="height and width in pixels")
     height: Positive | None = Field(None, description="height in pixels, in place of frame_size")
     width: Positive | None = Field(None, description="width in pixels, in place of frame_size")
+    buckets: list[str] = Field(
+        [], description="shapes FRAMESxHEIGHTxWIDTH that clips go to, or auto; none: one shape for all"
+    )
+    upscale: bool = Field(False, description="let clips be enlarged to fill a bucket")
     fps: Annotated[float, Field(gt=0)] | None = Field(None, description="frames a second; none: evenly over the clip")
     short: Literal["repeat_last", "loop", "error"] = Field("repeat_last", description="what to do with shorter clips")
     augment: bool = Field(False, description="vary frames and captions where captions stay true")
@@ -65,6 +70,26 @@ class DataConfig(_Section):
     def size(self) -> tuple[int, int]:
         """(height, width) in pixels."""
         return self.height or self.frame_size, self.width or self.frame_size
+
+    @property
+    def shape(self) -> Bucket:
+        """The shape of all clips where there are no buckets, and the largest of those that auto derives."""
+        return Bucket(self.num_frames, *self.size)
+
+    @field_validator("buckets", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @field_validator("buckets")
+    @classmethod
+    def _are_buckets(cls, value: list[str]) -> list[str]:
+        if value == [AUTO]:
+            return value
+        names = [str(Bucket.parse(text)) for text in value]
+        if len(set(names)) < len(names):
+            raise ValueError(f"data.buckets names the same bucket twice: {' '.join(names)}")
+        return names
 
 
 class ModelConfig(_Section):
@@ -133,6 +158,9 @@ class TrainConfig(_Section):
     max_steps: Positive | None = Field(None, description="stop after this many steps")
     batch_size: Positive = Field(4, description="clips a process and micro-step")
     gradient_accumulation_steps: Positive = Field(1, description="micro-steps a step")
+    last_batch: Literal["wait", "smaller"] = Field(
+        "wait", description="clips that fill no batch at an epoch's end: wait for the next, or make a smaller one"
+    )
     mixed_precision: Literal["no", "bf16", "fp16", "auto"] = Field(
         "no", description="auto: bf16 where this machine computes it fast; bare flag: bf16"
     )
@@ -187,7 +215,7 @@ class RunConfig(_Section):
         files = [self.data.data_dir, self.data.data_root, self.data.dataset_file]
         if self.data.shapes is not None and any(files):
             raise ValueError("data.shapes makes its own clips: leave out data_dir, data_root and dataset_file")
-        unused = ("augment", "caption_prefix", "max_samples", "dataset_class")
+        unused = ("augment", "buckets", "caption_prefix", "max_samples", "dataset_class")
         if self.data.shapes is not None and (given := [name for name in unused if getattr(self.data, name)]):
             raise ValueError(f"data.shapes makes its own clips: leave out {', '.join(given)}")
         return self

@@ -20,7 +20,6 @@ from .errors import ModelError, UsageError
 from .models import text as text
 from .models import unet3d as unet3d
 from .models.text import TextEncoder
-from .models.unet3d import check_shape
 
 
 class TextToVideoOutput(BaseOutput):
@@ -137,7 +136,7 @@ class TextToVideoPipeline(DiffusionPipeline):
         config: Any = self.config
         channels: int = self.unet.config["in_channels"]
         shape = (channels, num_frames or config.num_frames, height or config.height, width or config.width)
-        check_shape(shape[1:], self.unet.strides)
+        self.unet.rules.check(shape[1:])
         scale = config.guidance_scale if guidance_scale is None else guidance_scale
         low, high = guidance_interval or config.guidance_interval or (0.0, 1.0)
         if not 0 <= low <= high <= 1:

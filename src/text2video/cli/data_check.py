@@ -22,6 +22,9 @@ def check(
     height: PositiveInt | None = None,
     width: PositiveInt | None = None,
     short: Literal["repeat_last", "loop", "error"] = "repeat_last",
+    buckets: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
+    upscale: bool = False,
+    model: Path | None = None,
     timeout: PositiveFloat = 60.0,
     json: Path | None = None,
 ) -> None:
@@ -38,12 +41,18 @@ def check(
         height: Height in pixels, in place of frame_size.
         width: Width in pixels, in place of frame_size.
         short: What to do with shorter clips.
+        buckets: Shapes FRAMESxHEIGHTxWIDTH that clips go to, or auto.
+        upscale: Let clips be enlarged to fill a bucket.
+        model: A model whose rules for frames and sizes are kept; without it those of an untrained one.
         timeout: Seconds that one file may take to decode.
         json: Also write the whole report to this file.
     """
+    from ..config import RunConfig
     from ..data.checks import check as examine
     from ..data.layouts import read_layout
     from ..errors import DataError
+    from ..sizes import ALL, parse_all
+    from ..training.build import shape_rules
 
     with log_lines():
         manifest = read_layout(data, layout=layout, **asdict(source))
@@ -56,6 +65,9 @@ def check(
             height=height or frame_size,
             width=width or frame_size,
             short=short,
+            buckets=parse_all(buckets or []),
+            upscale=upscale,
+            rules=shape_rules(RunConfig.build({"train": {"init_from": model}})) if buckets or model else ALL,
             timeout=timeout,
             on_done=lambda done: report(done, files),
         )

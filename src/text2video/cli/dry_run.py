@@ -7,9 +7,9 @@ import torch
 
 from ..config import RunConfig
 from ..families.base import Family
-from ..models.unet3d import check_shape
-from ..training.build import build, steps_in_all
-from ..training.data import RunData, collate, open_data
+from ..sizes import Bucket
+from ..training.build import build, shape_rules, steps_in_all
+from ..training.data import RunData, bucket_notes, collate, open_data, sampler_of
 
 
 def describe(config: RunConfig) -> str:
@@ -19,10 +19,8 @@ def describe(config: RunConfig) -> str:
         UsageError: the model cannot make videos of that shape.
         DataError: there is nothing to train on.
     """
-    data = open_data(config.data, config.seed)
-    family, pipe, _ = build(config, data.captions)
-    for shape in {data.train.shape(index) for index in range(len(data.train))}:
-        check_shape(shape, family.strides(pipe))
+    data = open_data(config.data, config.seed, shape_rules(config))
+    family, pipe, _ = build(config, data.captions, data.shape)
     lines = [*data.notes, *parameters(family, pipe), *shapes(config, data, family, pipe), *steps(config, data)]
     return config.to_yaml() + "\n" + "\n".join(f"# {line}" for line in lines)
 
@@ -40,10 +38,10 @@ def parameters(family: Family, pipe: Any) -> list[str]:
 
 @torch.no_grad()
 def shapes(config: RunConfig, data: RunData, family: Family, pipe: Any) -> list[str]:
-    """Lines on the tensors of the first batch of videos."""
+    """Lines on the tensors of a batch of the largest bucket."""
     indices = range(len(data.train))
-    longest = max(data.train.shape(index) for index in indices)  # pictures are shorter
-    videos = [index for index in indices if data.train.shape(index) == longest]
+    largest = max({data.train.shape(index) for index in indices}, key=lambda shape: Bucket(*shape).pixels)
+    videos = [index for index in indices if data.train.shape(index) == largest]
     size = config.train.batch_size
     batch = collate([data.train[videos[row % len(videos)]] for row in range(size)])
     latents = family.encode_video(pipe, batch["video"])
@@ -60,8 +58,10 @@ def steps(config: RunConfig, data: RunData) -> list[str]:
     accumulation = config.train.gradient_accumulation_steps
     per_step = config.train.batch_size * accumulation * processes
     clips = len(data.train)
+    sampler = sampler_of(config, data.train, world_size=processes)
     return [
         f"clips a step: {per_step} ({config.train.batch_size} x {accumulation} micro-steps x {processes} processes)",
         f"steps an epoch: {clips / per_step:g} ({clips} clips)",
-        f"steps in all: {steps_in_all(config.train, clips, per_step)}",
+        *bucket_notes(sampler),
+        f"steps in all: {steps_in_all(config.train, sampler)}",
     ]

@@ -2,33 +2,38 @@
 
 A bucket is one (frames, height, width); every batch comes from one bucket. Each bucket's clips form an endless
 stream: a new permutation for each epoch, one after another, cut into batches. What is left over at the end of an
-epoch opens the bucket's next one, so no clip is ever dropped. Within an epoch the buckets' batches are shuffled.
+epoch waits, and comes first in the next one, so no clip is ever dropped. The other batches of an epoch are shuffled.
 """
 
-from collections import defaultdict
+from bisect import bisect_right
 from collections.abc import Hashable, Iterator, Sequence
-from functools import lru_cache
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from ..errors import DataError
+from ..errors import DataError, UsageError
 
 
 class BucketSampler:
     """Batches of one shape each, in an order that follows from the seed alone.
 
-    As a `batch_sampler` it yields lists of (index, epoch) from `start` on, without end; `epoch` is how often the
-    clip was seen before. Processes of one run share the order and each take their part of every batch.
+    As a `batch_sampler` it yields lists of (index, epoch) from batch `start` on, without end; `epoch` is how often the
+    clip was seen before. The order does not depend on how a batch is dealt out: to processes, each with the same share
+    of every batch, and within a process in parts, one after another.
 
     Args:
         buckets: the bucket of each clip, anything hashable.
-        batch_size: clips in a batch, of all processes together.
+        batch_size: clips in a batch, of all processes and parts together.
         seed: of the order.
         start: first batch, for resuming.
-        rank, world_size: this process and their number; `batch_size` must be a multiple of it.
+        rank, world_size: this process and their number.
+        parts: how many lists a process gets a batch in: the micro-steps of gradient accumulation.
+        last_batch: what becomes of a bucket's clips that fill no batch at the end of an epoch: they "wait" for the next
+            epoch, or make a "smaller" batch.
 
     Raises:
         DataError: there are no clips, or a batch cannot be shared evenly.
+        UsageError: smaller batches are to be shared by several processes.
     """
 
     def __init__(
@@ -39,59 +44,114 @@ class BucketSampler:
         start: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        parts: int = 1,
+        last_batch: Literal["wait", "smaller"] = "wait",
     ):
         if not len(buckets):
             raise DataError("There are no clips to sample from. Check the data with `text2video data check`.")
-        if batch_size % world_size:
-            raise DataError(
-                f"A batch of {batch_size} cannot be shared by {world_size} processes. Use a multiple of it."
+        if batch_size % (world_size * parts):
+            shares = f"{world_size} processes" + (f" in {parts} parts each" if parts > 1 else "")
+            raise DataError(f"A batch of {batch_size} cannot be shared by {shares}. Use a multiple of it.")
+        if last_batch == "smaller" and world_size > 1:
+            raise UsageError(
+                f"--last_batch smaller works with one process, and here are {world_size}: a batch of fewer clips than "
+                "processes would leave some without any. Choose --last_batch wait."
             )
-        members: dict[Hashable, list[int]] = defaultdict(list)
-        for index, bucket in enumerate(buckets):
-            members[bucket].append(index)
-        self.members = [np.array(indices) for indices in members.values()]
+        numbers: dict[Hashable, int] = {}  # bucket -> its number, in the order they first appear in
+        kinds = np.fromiter((numbers.setdefault(b, len(numbers)) for b in buckets), np.int32, len(buckets))
+        self.buckets: list[Any] = list(numbers)
+        self.sizes = np.bincount(kinds)  # clips in each bucket
+        self.members = np.split(np.argsort(kinds, kind="stable").astype(np.int32), np.cumsum(self.sizes)[:-1])
         self.batch_size, self.seed, self.start = batch_size, seed, start
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.parts = rank, world_size, parts
+        self.last_batch = last_batch
         self.num_clips = len(buckets)
-        self._permutation = lru_cache(maxsize=2 * len(self.members) + 2)(self._permute)
-        self._order = lru_cache(maxsize=2)(self._shuffle_epoch)
+        self._permutations: dict[tuple[int, int], np.ndarray] = {}  # the latest, by (bucket, epoch)
+        self._latest = self._epoch(0)
+
+    @property
+    def micro_batch(self) -> int:
+        """Clips in one part of a batch, of all processes together."""
+        return self.batch_size // self.parts
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        share = self.batch_size // self.world_size
+        share = self.micro_batch // self.world_size
         k = self.start
         while True:
-            yield self.batch(k)[self.rank * share : (self.rank + 1) * share]
+            batch = self.batch(k)
+            for first in range(0, len(batch), self.micro_batch):
+                own = first + self.rank * share
+                yield batch[own : own + share]
             k += 1
 
     def batch(self, k: int) -> list[tuple[int, int]]:
         """The (index, epoch) pairs of batch k, of all processes together."""
-        epoch = self.epoch_of(k)
-        bucket, nth = self._order(epoch)[k - self.batches_before(epoch)]
-        size = len(self.members[bucket])
-        positions = range(nth * self.batch_size, (nth + 1) * self.batch_size)
+        bucket, positions = self._stretch(k)
+        size = int(self.sizes[bucket])
         return [(int(self._permutation(bucket, p // size)[p % size]), p // size) for p in positions]
+
+    def size(self, k: int) -> int:
+        """The number of clips in batch k, of all processes together."""
+        return len(self._stretch(k)[1])
 
     def batches_before(self, epoch: int) -> int:
         """Batches in all epochs before this one."""
-        return sum(epoch * len(indices) // self.batch_size for indices in self.members)
+        return int(self._finished(epoch).sum())
 
     def epoch_of(self, k: int) -> int:
         """The epoch that batch k belongs to."""
-        epoch = k * self.batch_size // self.num_clips  # never too late: leftovers only delay batches
-        while self.batches_before(epoch + 1) <= k:
-            epoch += 1
-        return epoch
+        enough = (k + 1) * self.batch_size + 1  # by then even a bucket of one clip has made k + 1 batches
+        return bisect_right(range(enough), k, key=self.batches_before) - 1
 
-    def _permute(self, bucket: int, epoch: int) -> np.ndarray:
-        rng = np.random.default_rng((self.seed, 1, bucket, epoch))
-        return rng.permutation(self.members[bucket])
+    def _finished(self, epoch: int) -> np.ndarray:
+        """How many batches each bucket has made before an epoch."""
+        if self.last_batch == "smaller":
+            return epoch * -(-self.sizes // self.batch_size)
+        return epoch * self.sizes // self.batch_size
 
-    def _shuffle_epoch(self, epoch: int) -> list[tuple[int, int]]:
-        batches = [
-            (bucket, nth)
-            for bucket, indices in enumerate(self.members)
-            for nth in range(epoch * len(indices) // self.batch_size, (epoch + 1) * len(indices) // self.batch_size)
-        ]
-        if len(self.members) > 1:
-            np.random.default_rng((self.seed, 2, epoch)).shuffle(batches)
-        return batches
+    def _stretch(self, k: int) -> tuple[int, range]:
+        """The bucket of batch k, and the positions in that bucket's endless stream that make the batch."""
+        if not 0 <= k - self._latest.first < len(self._latest.order):
+            self._latest = self._epoch(self.epoch_of(k))
+        epoch = self._latest
+        number = int(epoch.order[k - epoch.first])
+        bucket = int(np.searchsorted(epoch.upto, number, side="right"))
+        nth = int(epoch.before[bucket]) + number - int(epoch.upto[bucket - 1] if bucket else 0)
+        size = int(self.sizes[bucket])
+        if self.last_batch == "wait":
+            return bucket, range(nth * self.batch_size, (nth + 1) * self.batch_size)
+        passes, nth = divmod(nth, -(-size // self.batch_size))
+        first = passes * size + nth * self.batch_size
+        return bucket, range(first, min(first + self.batch_size, (passes + 1) * size))
+
+    def _epoch(self, epoch: int) -> "_Epoch":
+        before = self._finished(epoch)
+        upto = np.cumsum(self._finished(epoch + 1) - before)
+        order = np.arange(upto[-1], dtype=np.int32)
+        if len(self.sizes) > 1:
+            np.random.default_rng((self.seed, 2, epoch)).shuffle(order)
+            if self.last_batch == "wait":  # batches that begin with clips of the epoch before come first
+                starts = np.concatenate([[0], upto[:-1]])
+                late = starts[(epoch * self.sizes % self.batch_size > 0) & (upto > starts)]
+                first = np.isin(order, late)
+                order = np.concatenate([order[first], order[~first]])
+        return _Epoch(self.batches_before(epoch), before, upto, order)
+
+    def _permutation(self, bucket: int, epoch: int) -> np.ndarray:
+        """A bucket's clips in the order of an epoch."""
+        key = bucket, epoch
+        if key not in self._permutations:
+            for old in [other for other in self._permutations if other[0] == bucket and other[1] < epoch - 1]:
+                del self._permutations[old]
+            rng = np.random.default_rng((self.seed, 1, bucket, epoch))
+            self._permutations[key] = rng.permutation(self.members[bucket])
+        return self._permutations[key]
+
+
+class _Epoch(NamedTuple):
+    """The batches of one epoch. Each has a number, which counts through the buckets."""
+
+    first: int  # batch of the run
+    before: np.ndarray  # [buckets], how many batches a bucket has made in earlier epochs
+    upto: np.ndarray  # [buckets], batches of this epoch in the buckets up to and with this one
+    order: np.ndarray  # the numbers, in the order the batches come

@@ -7,11 +7,11 @@ could not use is left out with its reason; what is odd but usable (black, still,
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from rich.console import Console, Group
@@ -20,8 +20,10 @@ from rich.text import Text
 
 from .. import video
 from ..errors import VideoError
+from ..sizes import ALL, AUTO, Bucket, ShapeRules
 from ..video import Short, VideoInfo
 from .clips import Clip, LeftOut, Manifest, write_file
+from .fitting import cropped, plan
 from .watch import examine_all
 
 _LOOK_HEIGHT = 32  # pixels: enough to see whether a clip is black or still
@@ -43,6 +45,8 @@ class Fate:
         flags: what is odd about a clip that is kept.
         width, height, frames, fps, duration, codec: of the file: pixels when shown, frames that decode, seconds. None
             where the file could not be decoded.
+        bucket: the shape it is trained in, as `16x192x320`; None for a clip that is left out.
+        cropped: the share of each frame that is cut away for it.
     """
 
     id: str
@@ -56,6 +60,8 @@ class Fate:
     fps: float | None = None
     duration: float | None = None
     codec: str | None = None
+    bucket: str | None = None
+    cropped: float | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,11 @@ class Report:
     manifest: Manifest
     fates: list[Fate]
     settings: dict[str, Any]
+
+    @property
+    def buckets(self) -> list[Bucket]:
+        """The bucket of each clip of the manifest."""
+        return [Bucket.parse(fate.bucket) for fate in self.fates if fate.bucket]
 
     def counts(self) -> dict[str, int]:
         """How many clips have each kind of fate, the kept ones first."""
@@ -93,6 +104,8 @@ class Report:
         counts.add_column("clips", justify="right")
         for kind, count in self.counts().items():
             counts.add_row(kind, str(count))
+        for bucket, count in sorted(Counter(self.buckets).items()):
+            counts.add_row(f"bucket {bucket.in_words()}", str(count))
         parts: list[Table | Text] = [counts]
         for title, rows in (
             ("Left out", [(fate.id, fate.fate) for fate in self.fates if not fate.kept]),
@@ -118,6 +131,10 @@ class _Wanted:
     width: int
     short: Short
 
+    def of(self, bucket: Bucket) -> "_Wanted":
+        """The same for the clips of one bucket."""
+        return replace(self, num_frames=bucket.frames, height=bucket.height, width=bucket.width)
+
 
 def check(
     manifest: Manifest,
@@ -127,6 +144,9 @@ def check(
     height: int = 64,
     width: int = 64,
     short: Short = "repeat_last",
+    buckets: Sequence[Bucket] | Literal["auto"] = (),
+    upscale: bool = False,
+    rules: ShapeRules = ALL,
     timeout: float = 60.0,
     workers: int | None = None,
     on_done: Callable[[int], None] | None = None,
@@ -136,19 +156,36 @@ def check(
     Args:
         manifest: the clips, and what reading the layout left out already.
         num_frames, fps, height, width, short: as training samples them, see `video.sample`.
+        buckets, upscale, rules: see `fitting.plan`; a clip that fits no bucket is left out.
         timeout: seconds that one file may take to decode before it counts as hanging.
         workers: processes that decode; None takes what the machine has.
         on_done: called with the number of files decoded so far, for progress.
 
     Returns:
         A report whose manifest holds the clips that training can use.
+
+    Raises:
+        UsageError: the rules forbid one of the buckets, or the size where there are none.
     """
-    wanted = _Wanted(num_frames, fps, height, width, short)
+    wanted, default = _Wanted(num_frames, fps, height, width, short), Bucket(num_frames, height, width)
+    for bucket in buckets if buckets and buckets != AUTO else [default]:
+        rules.check(bucket)
     paths = list(dict.fromkeys(clip.path for clip in manifest.clips))
     found = dict(zip(paths, examine_all(paths, timeout=timeout, workers=workers, on_done=on_done), strict=True))
+    infos = [info if isinstance(info := found[clip.path], VideoInfo) else None for clip in manifest.clips]
+    places = plan(manifest.clips, infos, buckets, default, fps=fps, rules=rules, upscale=upscale)
+
+    def fate(clip: Clip, place: Bucket | str | None) -> Fate:
+        info = found[clip.path]
+        if isinstance(info, str) or place is None:
+            return Fate(clip.id, False, "cannot be decoded", _reason(str(info), clip))
+        if isinstance(place, str):
+            return Fate(clip.id, False, "fits no bucket", place, **_measured(info))
+        return _in_bucket(_fate(clip, info, wanted.of(place)), place, say=bool(buckets))
+
     # every file has been decoded to its end by now, so sampling in threads will not hang
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-        fates = list(pool.map(lambda clip: _fate(clip, found[clip.path], wanted), manifest.clips))
+        fates = list(pool.map(fate, manifest.clips, places))
     kept = [clip for clip, fate in zip(manifest.clips, fates, strict=True) if fate.kept]
     left_out = manifest.left_out + [LeftOut(fate.id, fate.fate) for fate in fates if not fate.kept]
     fates = _with_notes(fates, manifest.left_out)
@@ -168,10 +205,8 @@ def _with_notes(fates: list[Fate], left_out: list[LeftOut]) -> list[Fate]:
     ]
 
 
-def _fate(clip: Clip, info: VideoInfo | str, wanted: _Wanted) -> Fate:
-    if isinstance(info, str):
-        return Fate(clip.id, False, "cannot be decoded", _reason(info, clip))
-    measured = {
+def _measured(info: VideoInfo) -> dict[str, Any]:
+    return {
         "width": info.width,
         "height": info.height,
         "frames": info.num_frames,
@@ -179,6 +214,19 @@ def _fate(clip: Clip, info: VideoInfo | str, wanted: _Wanted) -> Fate:
         "duration": round(info.duration, 3),
         "codec": info.codec,
     }
+
+
+def _in_bucket(fate: Fate, bucket: Bucket, say: bool) -> Fate:
+    """The fate with its bucket, which is put into words where there are several to go to."""
+    if not fate.kept or not fate.height or not fate.width:
+        return fate
+    share = cropped(fate.height, fate.width, bucket)
+    words = f"{fate.fate}; bucket {bucket}, {share:.0%} of each frame is cropped" if say else fate.fate
+    return replace(fate, fate=words, bucket=str(bucket), cropped=round(share, 4))
+
+
+def _fate(clip: Clip, info: VideoInfo, wanted: _Wanted) -> Fate:
+    measured = _measured(info)
     count = 1 if clip.is_picture else wanted.num_frames
     try:
         frames, times = video.sample(

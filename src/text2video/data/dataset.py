@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from .. import video as video_files
 from ..errors import DataError, UsageError, VideoError
 from .clips import Clip, Manifest, stable_hash
+from .columns import ClipColumns
 from .flips import stays_true_when_flipped, vary_text
 from .layouts import read_layout
 
@@ -45,13 +46,14 @@ class TextVideoDataset(Dataset[dict[str, Any]]):
         augment: vary frames and captions where captions stay true.
         caption_prefix: put before every caption, as a trigger word.
         short: what becomes of clips that are too short: see `video.sample`.
+        buckets: the bucket of each clip, (frames, height, width), in place of one size for all: see `fitting.plan`.
         random_window: with `fps`, where in the clip the frames begin: anywhere, or in the middle.
         cache_gb: memory, in each process, for frames that are the same in every epoch: those of clips sampled evenly or
             in the middle. They are decoded once.
 
     Raises:
         UsageError: a count or size below 1.
-        DataError: no clip can be used.
+        DataError: no clip can be used, or there is not one bucket for each.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class TextVideoDataset(Dataset[dict[str, Any]]):
         augment: bool = False,
         caption_prefix: str = "",
         short: Literal["repeat_last", "loop", "error"] = "repeat_last",
+        buckets: Sequence[tuple[int, int, int]] | None = None,
         random_window: bool = True,
         cache_gb: float = 1.0,
     ):
@@ -79,9 +82,16 @@ class TextVideoDataset(Dataset[dict[str, Any]]):
             )
         if isinstance(data, str | Path):
             data = read_layout(data)
-        self.clips = list(data.clips if isinstance(data, Manifest) else data)
+        clips = data.clips if isinstance(data, Manifest) else data
+        self.clips = ClipColumns(clips)
         if not self.clips:
             raise DataError("The data set holds no clip. `text2video data check` says what is there and what is wrong.")
+        if buckets is not None and len(buckets) != len(self.clips):
+            raise DataError(f"{len(buckets)} buckets are given for {len(self.clips)} clips. Give one for each clip.")
+        numbers: dict[tuple[int, int, int], int] = {}
+        own = buckets if buckets is not None else map(self._size, clips)
+        self._bucket = np.fromiter((numbers.setdefault(b, len(numbers)) for b in own), np.uint16)  # by index
+        self._buckets = list(numbers)
         self.fps = fps
         self.seed = seed
         self.augment = augment
@@ -107,7 +117,11 @@ class TextVideoDataset(Dataset[dict[str, Any]]):
 
     def shape(self, index: int) -> tuple[int, int, int]:
         """(frames, height, width) of the item."""
-        return (1 if self.clips[index].is_picture else self.num_frames, self.height, self.width)
+        return self._buckets[self._bucket[index]]
+
+    def _size(self, clip: Clip) -> tuple[int, int, int]:
+        """The shape of a clip's item where no buckets are given."""
+        return (1 if clip.is_picture else self.num_frames, self.height, self.width)
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
         index, epoch = key if isinstance(key, tuple) else (key, 0)
@@ -126,8 +140,8 @@ class TextVideoDataset(Dataset[dict[str, Any]]):
                 return self._item(clip, frames, epoch)
         clip = self.clips[index]
         raise DataError(
-            f"No clip of {shape[0]} frames can be read. {clip.id}: {self._unreadable[clip.id]} "
-            "`text2video data check` says what is wrong with each."
+            f"No clip of {shape[0]} frames of {shape[2]}x{shape[1]} pixels can be read. {clip.id}: "
+            f"{self._unreadable[clip.id]} `text2video data check` says what is wrong with each."
         )
 
     def _frames(self, clip: Clip, shape: tuple[int, int, int], epoch: int) -> np.ndarray:

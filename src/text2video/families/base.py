@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..diffusion.schedules import Schedule
 from ..errors import ModelError, UsageError
+from ..sizes import ShapeRules
 
 # Pipeline class in model_index.json -> module and class of its family.
 FAMILIES = {"TextToVideoPipeline": "native:NativeFamily"}
@@ -33,8 +34,8 @@ class Family(Protocol):
         """The pipeline in a folder."""
         ...
 
-    def strides(self, pipe: Any) -> tuple[int, int, int]:
-        """Frames, height and width must be multiples of these."""
+    def rules(self, pipe: Any) -> ShapeRules:
+        """The videos that it can take."""
         ...
 
     def schedule(self, pipe: Any) -> Schedule:

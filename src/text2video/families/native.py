@@ -11,6 +11,7 @@ from ..diffusion.schedules import Schedule
 from ..models.text import BuiltinTextModel, TextEncoder
 from ..models.unet3d import UNet3D
 from ..pipelines import TextToVideoPipeline
+from ..sizes import Bucket, ShapeRules
 
 if TYPE_CHECKING:
     from ..config import RunConfig
@@ -29,14 +30,15 @@ class NativeFamily:
         self,
         config: "RunConfig",
         captions: Iterable[str],
+        shape: Bucket,
         model_class: type[UNet3D] = UNet3D,
         tokenizer: Any = None,
     ) -> Any:
-        """An untrained pipeline for a run.
+        """An untrained pipeline for a run, which makes videos of `shape` when it is not told otherwise.
 
         The built-in encoder's tokenizer is `tokenizer`, or made from the run's captions.
         """
-        text, model = config.text, config.model
+        text = config.text
         if text.text_encoder == "builtin" and tokenizer is not None:
             encoder = TextEncoder(
                 tokenizer, BuiltinTextModel(len(tokenizer), text.text_width, text.text_layers, text.max_tokens)
@@ -45,8 +47,30 @@ class NativeFamily:
             encoder = TextEncoder.builtin(captions, text.text_width, text.text_layers, text.vocab_size, text.max_tokens)
         else:
             encoder = TextEncoder.open(text.text_encoder)
-        unet = model_class(
-            cross_attention_dim=encoder.width,
+        diffusion = config.diffusion
+        return TextToVideoPipeline(
+            unet=self.denoiser(config, encoder.width, model_class),
+            scheduler=Schedule(diffusion.schedule, diffusion.num_timesteps, diffusion.shift).sampler(
+                config.preview.scheduler, diffusion.prediction
+            ),
+            text_encoder=encoder.model,
+            tokenizer=encoder.tokenizer,
+            prediction=diffusion.prediction,
+            num_frames=shape.frames,
+            height=shape.height,
+            width=shape.width,
+            fps=float(config.data.fps or 8),
+            guidance_scale=config.preview.guidance_scale,
+            guidance_interval=config.preview.guidance_interval,
+            num_inference_steps=config.preview.num_inference_steps,
+        )
+
+    @staticmethod
+    def denoiser(config: "RunConfig", text_width: int, model_class: type[UNet3D] = UNet3D) -> UNet3D:
+        """An untrained denoiser of captions that are `text_width` wide."""
+        model = config.model
+        return model_class(
+            cross_attention_dim=text_width,
             model_channels=model.model_channels,
             channel_mult=model.channel_mult,
             num_res_blocks=model.num_res_blocks,
@@ -57,32 +81,14 @@ class NativeFamily:
             head_dim=model.head_dim,
             **model.model_args,
         )
-        height, width = config.data.size
-        diffusion = config.diffusion
-        return TextToVideoPipeline(
-            unet=unet,
-            scheduler=Schedule(diffusion.schedule, diffusion.num_timesteps, diffusion.shift).sampler(
-                config.preview.scheduler, diffusion.prediction
-            ),
-            text_encoder=encoder.model,
-            tokenizer=encoder.tokenizer,
-            prediction=diffusion.prediction,
-            num_frames=config.data.num_frames,
-            height=height,
-            width=width,
-            fps=float(config.data.fps or 8),
-            guidance_scale=config.preview.guidance_scale,
-            guidance_interval=config.preview.guidance_interval,
-            num_inference_steps=config.preview.num_inference_steps,
-        )
 
     def open(self, path: Path, device: torch.device, dtype: torch.dtype = torch.float32) -> TextToVideoPipeline:
         """The pipeline in a folder."""
         return TextToVideoPipeline.from_pretrained(path, dtype=dtype).to(device)
 
-    def strides(self, pipe: Any) -> tuple[int, int, int]:
-        """Frames, height and width must be multiples of these."""
-        return pipe.unet.strides
+    def rules(self, pipe: Any) -> ShapeRules:
+        """The videos that it can take."""
+        return pipe.unet.rules
 
     def schedule(self, pipe: Any) -> Schedule:
         """The noise schedule it was trained with."""

@@ -22,7 +22,8 @@ from diffusers.loaders import PeftAdapterMixin
 from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
-from ..errors import ModelError, UsageError
+from ..errors import ModelError
+from ..sizes import ShapeRules
 from .attention import CrossAttention, SelfAttention
 from .layers import (
     Conv3d,
@@ -155,6 +156,11 @@ class UNet3D(ModelMixin, ConfigMixin, PeftAdapterMixin):
         t, h, w = (math.prod(factors) for factors in zip(self.patch_size, *self.steps, strict=True))
         return t, h, w
 
+    @property
+    def rules(self) -> ShapeRules:
+        """The videos that it can take."""
+        return ShapeRules.multiples(*self.strides)
+
     def forward(
         self,
         sample: Tensor,
@@ -176,7 +182,7 @@ class UNet3D(ModelMixin, ConfigMixin, PeftAdapterMixin):
         Raises:
             UsageError: frames, height or width are no multiples of `strides`.
         """
-        check_shape(sample.shape[2:], self.strides)
+        self.rules.check(sample.shape[2:])
         text, mask = encoder_hidden_states, encoder_attention_mask
         mask = None if mask is None else mask.bool()
         timestep = torch.as_tensor(timestep, device=sample.device).expand(sample.shape[0])  # [B]
@@ -313,22 +319,6 @@ def _check_levels(channel_mult: Sequence[float], attention: Sequence[str], downs
         )
     if unknown := [kind for kind in attention if kind not in ATTENTION]:
         raise ModelError(f"attention has {unknown[0]!r}; each level can have one of {', '.join(ATTENTION)}.")
-
-
-def check_shape(shape: Sequence[int], strides: Sequence[int]) -> None:
-    """Whether (frames, height, width) are multiples of the strides.
-
-    Raises:
-        UsageError: they are not; it names the nearest that are.
-    """
-    problems = []
-    for name, size, stride in zip(("num_frames", "height", "width"), shape, strides, strict=True):
-        if size < 1 or size % stride:
-            below, above = size // stride * stride, (size // stride + 1) * stride
-            nearest = f"{below} or {above}" if below > 0 else f"{above}"
-            problems.append(f"{name} {size} is no multiple of {stride} (nearest: {nearest})")
-    if problems:
-        raise UsageError(f"This model cannot take a video of this shape: {'; '.join(problems)}.")
 
 
 def _recorded(cls: type[UNet3D]):

@@ -10,27 +10,46 @@ import torch
 from transformers import AutoTokenizer
 
 from ..config import RunConfig, TrainConfig
+from ..data.buckets import BucketSampler
 from ..diffusion.objectives import Objective, TextToVideoDiffusion
 from ..diffusion.schedules import Schedule
 from ..errors import UsageError
 from ..families.base import Family, family_of, model_folder
 from ..families.native import NativeFamily
 from ..models.unet3d import UNet3D
+from ..sizes import Bucket, ShapeRules
 from .imports import construct, import_class
 
 logger = logging.getLogger("text2video")
 
 
-def build(config: RunConfig, captions: list[str], begun: Path | None = None) -> tuple[Family, Any, Objective]:
+def shape_rules(config: RunConfig) -> ShapeRules:
+    """What the model of a run can take. Data is opened by it, before the model is built from the data's captions."""
+    if config.train.init_from:
+        folder = model_folder(config.train.init_from)
+        family = family_of(folder)
+        return family.rules(family.open(folder, torch.device("cpu"), torch.float32))
+    with torch.device("meta"):  # no memory, and nothing drawn
+        return construct(NativeFamily.denoiser, config, 1, denoiser_class(config)).rules
+
+
+def denoiser_class(config: RunConfig) -> type[UNet3D]:
+    """The architecture, or the user's own subclass."""
+    return import_class(config.model.model_class) if config.model.model_class else UNet3D
+
+
+def build(
+    config: RunConfig, captions: list[str], shape: Bucket, begun: Path | None = None
+) -> tuple[Family, Any, Objective]:
     """The family, pipeline and objective of a run: new, or from the model in `init_from`.
 
     A model that is started from keeps its own architecture, text encoder, schedule, prediction and sampler.
 
     Args:
         captions: that the built-in tokenizer is made from.
+        shape: what the model makes when it is not told otherwise.
         begun: model folder of this run's checkpoint, whose tokenizer is kept.
     """
-    kind = import_class(config.model.model_class) if config.model.model_class else UNet3D
     diffusion = config.diffusion
     schedule = Schedule(diffusion.schedule, diffusion.num_timesteps, diffusion.shift)
     prediction = diffusion.prediction
@@ -39,8 +58,7 @@ def build(config: RunConfig, captions: list[str], begun: Path | None = None) -> 
         family = family_of(folder)
         pipe = family.open(folder, torch.device("cpu"), torch.float32)
         schedule, prediction = family.schedule(pipe), pipe.config["prediction"]
-        height, width = config.data.size
-        pipe.register_to_config(num_frames=config.data.num_frames, height=height, width=width)
+        pipe.register_to_config(num_frames=shape.frames, height=shape.height, width=shape.width)
         if config.data.fps:
             pipe.register_to_config(fps=float(config.data.fps))
         logger.info("starts from %s: architecture, text encoder, schedule and prediction are that model's", folder)
@@ -48,7 +66,7 @@ def build(config: RunConfig, captions: list[str], begun: Path | None = None) -> 
         family = NativeFamily()
         torch.manual_seed(config.seed)
         tokenizer = AutoTokenizer.from_pretrained(begun / "tokenizer") if begun else None
-        pipe = construct(family.create, config, captions, kind, tokenizer)
+        pipe = construct(family.create, config, captions, shape, denoiser_class(config), tokenizer)
     kind = import_class(diffusion.objective) if diffusion.objective else TextToVideoDiffusion
     objective = construct(
         kind,
@@ -66,9 +84,11 @@ def build(config: RunConfig, captions: list[str], begun: Path | None = None) -> 
     return family, pipe, objective
 
 
-def steps_in_all(config: TrainConfig, clips: int, samples_per_step: int) -> int:
-    """Steps of a run over so many clips: its epochs, or `max_steps` if that is less."""
-    epochs = -(-config.num_epochs * clips // samples_per_step)
+def steps_in_all(config: TrainConfig, sampler: BucketSampler) -> int:
+    """Steps of a run: its epochs, or `max_steps` if that is less. Each step is one of the sampler's batches."""
+    epochs = -(-config.num_epochs * sampler.num_clips // sampler.batch_size)
+    if config.last_batch == "smaller":
+        epochs = sampler.batches_before(config.num_epochs)
     return min(epochs, config.max_steps or epochs)
 
 

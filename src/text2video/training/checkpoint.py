@@ -105,6 +105,7 @@ class Checkpoints:
         modules: Mapping[str, nn.Module],
         states: Mapping[str, Any],
         write_model: Callable[[Path], None],
+        clips_per_step: int,
     ) -> Path:
         """Write the checkpoint after `step` steps, point `last` at it, and remove those no longer kept.
 
@@ -112,13 +113,15 @@ class Checkpoints:
             modules: whose weights train.
             states: optimisers and whatever else has a `state_dict`.
             write_model: writes the averaged model into a folder, ready to generate with.
+            clips_per_step: of all processes and micro-steps; the order of the clips depends on it.
         """
+        state = {"step": step, "clips_per_step": clips_per_step}
 
         def fill(folder: Path) -> None:
             save_file(_flat(modules), folder / "weights.safetensors")
             torch.save({name: state.state_dict() for name, state in states.items()}, folder / "optimizer.pt")
             write_model(folder / "model")
-            (folder / "state.json").write_text(json.dumps({"step": step}), encoding="utf-8")
+            (folder / "state.json").write_text(json.dumps(state), encoding="utf-8")
 
         write_whole(self.path(step), fill)
         write_text(self.run / "last", f"checkpoints/{step:06d}\n")
@@ -156,6 +159,18 @@ class Checkpoints:
                 f"The checkpoint {folder} does not fit this configuration: {error}. Resume with the run's own "
                 "run.yaml, or start a new run with --init_from."
             ) from None
+
+    def otherwise(self, step: int, clips_per_step: int) -> str:
+        """What to say when a run goes on after `step` with steps of another size; empty when there is nothing."""
+        file = self.path(step) / "state.json"
+        before = json.loads(file.read_text(encoding="utf-8")).get("clips_per_step") if file.is_file() else None
+        if before in (None, clips_per_step):
+            return ""
+        return (
+            f"A step had {before} clips up to step {step} and has {clips_per_step} now (batch size x micro-steps x "
+            "processes). The clips are put together anew, so in this epoch some come a second time and some not at "
+            f"all. Give a step {before} clips again, and the run goes on exactly."
+        )
 
     def best(self) -> int | None:
         """The step that `best` names, if its checkpoint is there."""

@@ -1,6 +1,7 @@
 """The clips of a run: opened by its configuration, checked, split, and batched in an order the seed decides."""
 
 import signal
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -9,14 +10,15 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from ..config import DataConfig
+from ..config import DataConfig, RunConfig
 from ..data.buckets import BucketSampler
 from ..data.checks import check
-from ..data.clips import split
+from ..data.clips import Clip, split
 from ..data.dataset import TextVideoDataset
 from ..data.layouts import read_layout
 from ..data.shapes import ShapesDataset
 from ..errors import DataError, UsageError
+from ..sizes import ALL, Bucket, ShapeRules, parse_all
 from .imports import construct, import_class
 
 
@@ -28,18 +30,23 @@ class RunData:
     val: Any | None
     captions: list[str]  # of the training clips, for the tokenizer
     notes: list[str]  # what became of the clips, in words
+    shape: Bucket  # what the model makes when it is not told otherwise: the most frequent bucket
 
 
-def open_data(config: DataConfig, seed: int) -> RunData:
+def open_data(config: DataConfig, seed: int, rules: ShapeRules = ALL) -> RunData:
     """The data of a run; every clip that cannot be used is left out here, with its reason in `notes`.
+
+    Args:
+        rules: what the model can take.
 
     Raises:
         DataError: nothing usable was found.
-        UsageError: no data was named.
+        UsageError: no data was named, or the rules forbid a shape.
     """
     height, width = config.size
     if config.shapes is not None:
         world = config.shapes
+        rules.check(config.shape)
         make = partial(
             ShapesDataset, num_frames=config.num_frames, height=height, width=width, max_objects=world.max_objects
         )
@@ -47,7 +54,8 @@ def open_data(config: DataConfig, seed: int) -> RunData:
         num_val = round(world.clips * config.val_fraction)
         val = make(num_val, world.shapes_seed + 1) if num_val else None
         captions = [train.caption(index) for index in range(min(len(train), 2000))]
-        return RunData(train, val, captions, [f"{world.clips} clips of the demo world, drawn as they are needed"])
+        notes = [f"{world.clips} clips of the demo world, drawn as they are needed"]
+        return RunData(train, val, captions, notes, config.shape)
     if not (config.data_dir or config.data_root or config.dataset_file):
         raise UsageError(
             "No data was named. Give --data_dir, --data_root or --dataset_file; --shapes tries the demo world."
@@ -64,7 +72,15 @@ def open_data(config: DataConfig, seed: int) -> RunData:
     if config.max_samples:
         manifest.clips[config.max_samples :] = []
     report = check(
-        manifest, num_frames=config.num_frames, fps=config.fps, height=height, width=width, short=config.short
+        manifest,
+        num_frames=config.num_frames,
+        fps=config.fps,
+        height=height,
+        width=width,
+        short=config.short,
+        buckets=parse_all(config.buckets),
+        upscale=config.upscale,
+        rules=rules,
     )
     clips = report.manifest.clips
     if not clips:
@@ -81,25 +97,47 @@ def open_data(config: DataConfig, seed: int) -> RunData:
         "caption_prefix": config.caption_prefix,
         "short": config.short,
     }
-    train = construct(kind, train_clips, augment=config.augment, **options)
-    val = construct(kind, val_clips, random_window=False, **options) if val_clips else None
+    own = dict(zip((clip.id for clip in clips), report.buckets, strict=True))
+
+    def bucketed(some: list[Clip]) -> dict[str, Any]:
+        return {"buckets": [own[clip.id] for clip in some]} if config.buckets else {}
+
+    train = construct(kind, train_clips, augment=config.augment, **options, **bucketed(train_clips))
+    val = construct(kind, val_clips, random_window=False, **options, **bucketed(val_clips)) if val_clips else None
     captions = [f"{config.caption_prefix} {caption}".strip() for clip in train_clips for caption in clip.captions]
     left_out = [f"left out {name}: {reason}" for name, reason in report.manifest.left_out]
-    counts = f"{len(train_clips)} clips to train on, {len(val_clips)} to validate"
-    return RunData(train, val, captions, [counts, *manifest.notes, *left_out])
+    counted = f"{len(train_clips)} clips to train on, {len(val_clips)} to validate"
+    counts = Counter(own[clip.id] for clip in train_clips)
+    shape = max(counts, key=lambda bucket: (counts[bucket], bucket)) if config.buckets else config.shape
+    return RunData(train, val, captions, [counted, *manifest.notes, *left_out], shape)
 
 
-def batches(
-    dataset: Any, batch_size: int, num_workers: int, seed: int, start: int, rank: int, world_size: int
-) -> Iterator[dict[str, Any]]:
-    """This process's part of batch `start`, `start + 1`, ... without end, each of one shape.
-
-    Args:
-        batch_size: of all processes together.
-    """
-    sampler = BucketSampler(
-        [dataset.shape(index) for index in range(len(dataset))], batch_size, seed, start, rank, world_size
+def sampler_of(config: RunConfig, dataset: Any, rank: int = 0, world_size: int = 1) -> BucketSampler:
+    """The order of a run's clips. Each step is one batch, whatever number of micro-steps and processes share it."""
+    train = config.train
+    return BucketSampler(
+        [dataset.shape(index) for index in range(len(dataset))],
+        train.batch_size * train.gradient_accumulation_steps * world_size,
+        seed=config.seed,
+        rank=rank,
+        world_size=world_size,
+        parts=train.gradient_accumulation_steps,
+        last_batch=train.last_batch,
     )
+
+
+def bucket_notes(sampler: BucketSampler) -> list[str]:
+    """In words how the clips lie in buckets, where there are several."""
+    notes = []
+    for bucket, clips in zip(sampler.buckets, sampler.sizes.tolist(), strict=True):
+        steps = clips / sampler.batch_size if sampler.last_batch == "wait" else -(-clips // sampler.batch_size)
+        few = f", fewer than the {sampler.batch_size} of a step: a step has some of them twice" if steps < 1 else ""
+        notes.append(f"bucket {Bucket(*bucket).in_words()}: {clips} clips, {steps:.4g} steps an epoch{few}")
+    return sorted(notes) if len(notes) > 1 else []
+
+
+def batches(dataset: Any, sampler: BucketSampler, num_workers: int) -> Iterator[dict[str, Any]]:
+    """This process's parts of the sampler's batches, without end, each of one shape."""
     loader = DataLoader(
         dataset,
         batch_sampler=sampler,  # pyright: ignore[reportArgumentType] - yields (index, epoch) pairs

@@ -30,13 +30,13 @@ from ..diffusion.objectives import Batch
 from ..errors import Text2VideoError, TrainingError, UsageError
 from ..families.base import choose_device
 from ..generation import Settings, file_names, generate
-from ..models.unet3d import check_shape
-from .build import build, choose_precision, has_compiler, steps_in_all
+from .build import build, choose_precision, has_compiler, shape_rules, steps_in_all
 from .checkpoint import Checkpoints, write_text, write_whole
-from .data import RunData, batches, collate, open_data
+from .data import RunData, batches, bucket_notes, collate, open_data, sampler_of
 from .draws import draw, generator
 from .ema import EMA
 from .optim import learning_rate, make_optimizer
+from .rehearsal import rehearse
 from .tracking import NotANumber, Tracker, best_so_far, tracker_names
 
 logger = logging.getLogger("text2video")
@@ -100,18 +100,15 @@ class Trainer:
             )
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         self.rank, self.world = rank, world
-        self.micro_batch = config.train.batch_size * world
-        self.samples_per_step = self.micro_batch * config.train.gradient_accumulation_steps
 
         self.checkpoints = Checkpoints(config.output_dir, config.train.keep_checkpoints)
         self.data: RunData = self.open_data()
         # A resumed run keeps its vocabulary, whatever became of the captions.
         steps = self.checkpoints.steps()
         begun = self.checkpoints.path(steps[-1]) / "model" if steps else None
-        self.family, self.pipe, self.objective = build(config, self.data.captions, begun)
-        for shape in {self.data.train.shape(index) for index in range(len(self.data.train))}:
-            check_shape(shape, self.family.strides(self.pipe))
-        self.total_steps = steps_in_all(config.train, len(self.data.train), self.samples_per_step)
+        self.sampler = sampler_of(config, self.data.train, rank, world)
+        self.family, self.pipe, self.objective = build(config, self.data.captions, self.data.shape, begun)
+        self.total_steps = steps_in_all(config.train, self.sampler)
 
         # The averaged weights are a pipeline of their own, always ready for previews, validation and saving.
         parts = self.family.trainable(self.pipe)
@@ -161,9 +158,11 @@ class Trainer:
         if main:  # after the checkpoint was found to fit
             write_text(config.output_dir / "run.yaml", config.to_yaml())
         self.accelerator.init_trackers(config.tracking.project)
-        tracker = Tracker(config, self.accelerator, self.total_steps, done, self.samples_per_step)
-        for note in self.data.notes:
+        tracker = Tracker(config, self.accelerator, self.total_steps, done, self.sampler.batch_size)
+        for note in [*self.data.notes, *bucket_notes(self.sampler)]:
             logger.info(note)
+        if note := self.checkpoints.otherwise(done, self.sampler.batch_size):
+            logger.warning(note)
         parameters = sum(p.numel() for part in self.modules.values() for p in part.parameters())
         logger.info(
             "%.2fM parameters train on %s, %d steps", parameters / 1e6, self.accelerator.device, self.total_steps
@@ -203,11 +202,11 @@ class Trainer:
     def open_data(self) -> RunData:
         """The run's data, checked by one process for all."""
         if self.world == 1:
-            return open_data(self.config.data, self.config.seed)
+            return open_data(self.config.data, self.config.seed, shape_rules(self.config))
         found: list[Any] = [None]
         if self.accelerator.is_main_process:
             try:
-                found = [open_data(self.config.data, self.config.seed)]
+                found = [open_data(self.config.data, self.config.seed, shape_rules(self.config))]
             except Text2VideoError as error:
                 found = [error]
         broadcast_object_list(found)
@@ -218,16 +217,9 @@ class Trainer:
     def loop(self, tracker: Tracker, done: int) -> None:
         """Steps `done` + 1 to the last, with validation, previews and checkpoints between them."""
         train, preview = self.config.train, self.config.preview
-        accumulation = train.gradient_accumulation_steps
-        stream = batches(
-            self.data.train,
-            self.micro_batch,
-            self.config.data.num_workers,
-            self.config.seed,
-            done * accumulation,
-            self.rank,
-            self.world,
-        )
+        self.sampler.start = done
+        stream = batches(self.data.train, self.sampler, self.config.data.num_workers)
+        rehearse(self)
         for step in range(done, self.total_steps):
             losses, grad_norm = self.step(step, stream)
             done = step + 1
@@ -245,16 +237,18 @@ class Trainer:
 
     def step(self, step: int, stream: Iterator[dict[str, Any]]) -> tuple[dict[str, Tensor], Any]:
         """One step: batch, loss, backward, clip, step, average."""
-        accumulation = self.config.train.gradient_accumulation_steps
-        micro_batches = [self.batch(step, micro, next(stream)) for micro in range(accumulation)]
+        size, micro_batches = self.sampler.size(step), []
+        for first in range(0, size, self.sampler.micro_batch):
+            micro_batches.append(self.batch(step, first, size, next(stream)))
         losses: dict[str, Tensor] = {}
         grad_norm = None
         for player, optimizer in self.optimizers.items():
             for micro, (batch, captions) in enumerate(micro_batches):
-                with self.synchronised(micro == accumulation - 1):
+                with self.synchronised(micro == len(micro_batches) - 1):
                     # dropout inside the model; it also depends on how samples are dealt out to processes
                     torch.manual_seed(generator(self.config.seed, 20, step, micro, self.rank).initial_seed())
-                    loss = self.loss(player, batch, captions) / accumulation
+                    # every clip of the step counts the same, also where its last batch is smaller
+                    loss = self.loss(player, batch, captions) / (size / (len(captions) * self.world))
                     self.accelerator.backward(loss)
                 losses[f"{player}/loss"] = losses.get(f"{player}/loss", 0) + loss.detach()
             for group in optimizer.param_groups:
@@ -268,14 +262,16 @@ class Trainer:
         total = torch.stack(list(losses.values())).sum()
         return {"train/loss": total, **(losses if len(losses) > 1 else {})}, grad_norm
 
-    def batch(self, step: int, micro: int, items: dict[str, Any]) -> tuple[Batch, list[str]]:
-        """Items of the loader as what the objective needs; some captions are emptied, for guidance."""
-        first = micro * self.micro_batch + self.rank * self.config.train.batch_size
+    def batch(self, step: int, first: int, size: int, items: dict[str, Any]) -> tuple[Batch, list[str]]:
+        """Items of the loader as what the objective needs; some captions are emptied, for guidance.
+
+        They are of the `size` samples of the step those from `first` on, shared among the processes.
+        """
         device = self.accelerator.device
         with torch.no_grad():
             x_0 = self.family.encode_video(self.pipe, items["video"].to(device, non_blocking=True))
-        indices = range(first, first + len(x_0))
-        noise, u, uniform = draw(self.config.seed, step, indices, self.samples_per_step, x_0.shape[1:])
+        first += self.rank * len(x_0)
+        noise, u, uniform = draw(self.config.seed, step, range(first, first + len(x_0)), size, x_0.shape[1:])
         dropout = self.config.data.caption_dropout
         captions = ["" if r < dropout else c for r, c in zip(uniform, items["captions"], strict=True)]
         conditions = {name: value.to(device) for name, value in items["conditions"].items()}
@@ -349,7 +345,7 @@ class Trainer:
         tracker.sync()
         if self.accelerator.is_main_process:
             plain = {name: self.accelerator.unwrap_model(module) for name, module in self.modules.items()}
-            self.checkpoints.save(step, plain, self.states, self.averaged.save_pretrained)
+            self.checkpoints.save(step, plain, self.states, self.averaged.save_pretrained, self.sampler.batch_size)
             if self.is_best(step):
                 self.checkpoints.mark_best(step)
         self.accelerator.wait_for_everyone()
