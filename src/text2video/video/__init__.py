@@ -5,7 +5,7 @@ nothing here imports torch.
 """
 
 from .reading import PICTURES, Video, VideoInfo, examine, probe, read
-from .sampling import Short, resize, sample
+from .sampling import Short, fits, resize, sample
 from .writing import contact_sheet, read_metadata, write, write_frames
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "VideoInfo",
     "contact_sheet",
     "examine",
+    "fits",
     "probe",
     "read",
     "read_metadata",
