@@ -1,4 +1,4 @@
-"""Clips that show the same: found by locality-sensitive hashing, then compared, so that no set is compared pair by pair.
+"""Clips that show the same: found by locality-sensitive hashing, then compared; no set is compared pair by pair.
 
 A signature is eight small pictures spread evenly over the clip. Two clips are near-duplicates when what stands still in
 them is alike, and what moves is alike, and the colours are: one studio, two takes, are two clips. It sees through

@@ -82,7 +82,7 @@ class Findings:
 
 
 def examine(path: str | Path, parts: Sequence[Part] = ((None, None),), thumbnails: bool = False) -> dict[str, Any]:
-    """Decodes a file once: its info and a look at each part, as JSON can hold it, or the `reason` why it cannot be read.
+    """Decodes a file once: its info and a look at each part, as JSON can hold it, or the `reason` why it cannot be.
 
     Args:
         parts: `(start, end)` of stretches in seconds, as those of clips; None is the file's own.
@@ -117,7 +117,8 @@ class _Watcher:
         self.light = self.brightest = 0.0
         self.lowest = self.highest = np.zeros(0, np.uint8)
         self.seen: tuple[float, np.ndarray] | None = None  # the frame that motion is measured from
-        self.moved = self.edges = self.measured = 0.0
+        self.moved = self.edges = 0.0
+        self.latest: tuple[float, np.ndarray] | None = None
         self.shots, self.overlay = ShotFinder(), OverlayFinder()
         self.small = _Thinned(_KEPT)
         self.shown = _Thinned(2 * _SHOWN) if thumbnails else None
@@ -138,6 +139,7 @@ class _Watcher:
         self.small.add(time, small)
         if self.shown is not None:
             self.shown.add(time, frame)
+        self.latest = time, luma
         if self.seen is None or time >= self.seen[0] + _STEP - _EPSILON:
             self.measure(time, luma)
 
@@ -157,6 +159,8 @@ class _Watcher:
     def look(self) -> Look | None:
         if not self.times:
             return None
+        if self.latest and self.seen and self.latest[0] > self.seen[0]:
+            self.measure(*self.latest)
         times = np.sort(self.times)
         gap = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
         first, last, side = float(times[0]), float(times[-1]), max(self.lowest.shape[:2])

@@ -1,7 +1,7 @@
 """The clips of a run: opened by its configuration, checked, split, and batched in an order the seed decides."""
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from ..config import DataConfig
 from ..data.buckets import BucketSampler
+from ..data.check_cache import cache_file
 from ..data.checks import check
 from ..data.clips import split
 from ..data.dataset import TextVideoDataset
@@ -30,8 +31,10 @@ class RunData:
     notes: list[str]  # what became of the clips, in words
 
 
-def open_data(config: DataConfig, seed: int) -> RunData:
+def open_data(config: DataConfig, seed: int, on_checked: Callable[[int, int], None] | None = None) -> RunData:
     """The data of a run; every clip that cannot be used is left out here, with its reason in `notes`.
+
+    `on_checked(files, of)` is called while they are examined; those that have not changed since a check take no time.
 
     Raises:
         DataError: nothing usable was found.
@@ -63,8 +66,17 @@ def open_data(config: DataConfig, seed: int) -> RunData:
     )
     if config.max_samples:
         manifest.clips[config.max_samples :] = []
+    files = len({clip.path for clip in manifest.clips})
     report = check(
-        manifest, num_frames=config.num_frames, fps=config.fps, height=height, width=width, short=config.short
+        manifest,
+        num_frames=config.num_frames,
+        fps=config.fps,
+        height=height,
+        width=width,
+        short=config.short,
+        on_done=(lambda done: on_checked(done, files)) if on_checked else None,
+        compare=False,
+        cache=cache_file(),
     )
     clips = report.manifest.clips
     if not clips:
