@@ -1,12 +1,14 @@
 """Shared by all tests: tiny runs that finish in seconds."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 import torch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test asks the network, unless it is marked so
+os.environ["TEXT2VIDEO_CACHE"] = tempfile.mkdtemp(prefix="text2video-tests-")  # the user's own stays as it is
 
 CLIPS = Path(os.environ.get("TEXT2VIDEO_CLIPS", Path(__file__).parents[2] / "shared" / "clips"))
 

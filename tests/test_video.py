@@ -555,7 +555,9 @@ def test_frames_and_contact_sheet(tmp_path):
 
 @pytest.fixture(scope="module")
 def examined() -> dict[str, VideoInfo | str]:
-    return dict(zip(FACTS, examine_all([CLIPS / name for name in FACTS]), strict=True))
+    answers = examine_all([CLIPS / name for name in FACTS])
+    found = [answer if isinstance(answer, str) else VideoInfo(**answer) for answer in answers]
+    return dict(zip(FACTS, found, strict=True))
 
 
 def big(name: str) -> bool:

@@ -1,34 +1,33 @@
 """Says what becomes of each clip and why, before anything is trained.
 
-Every file is decoded once from end to end in a watched process, then sampled as training will sample it. What training
-could not use is left out with its reason; what is odd but usable (black, still, enlarged) is flagged and kept.
+Every file is decoded once from end to end in a watched process, and what was found is remembered. What training could
+not use is left out with its reason; what is odd but usable (black, still, enlarged) is flagged, and kept unless asked.
 """
 
 import json
-import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
 from .. import video
-from ..errors import VideoError
+from ..errors import UsageError
 from ..sizes import ALL, AUTO, Bucket, ShapeRules
 from ..video import Short, VideoInfo
+from .caption_checks import CaptionReader, FitJudge, flags_of_captions, flags_of_fit
+from .check_cache import CheckCache
 from .clips import Clip, LeftOut, Manifest, write_file
+from .duplicates import near_duplicates
+from .findings import Findings, Look, Part
 from .fitting import cropped, plan
-from .watch import examine_all
+from .flags import KINDS, Flag, of_frames
+from .watch import Answer, examine_all
 
-_LOOK_HEIGHT = 32  # pixels: enough to see whether a clip is black or still
-_BLACK = 16  # mean brightness of 255; limited-range black with noise stays below
-_STILL = 4  # levels of 255 that all but 1% of the pixels stay within; compression noise does
 _EPSILON = 1e-6  # seconds
 _SHOWN = 20  # clips named in the terminal; all are in the JSON
 
@@ -42,18 +41,22 @@ class Fate:
         kept: whether training uses it.
         kind: the fate in a word or two, for counting.
         fate: the fate in a sentence.
-        flags: what is odd about a clip that is kept.
+        flags: what is odd about the clip.
         width, height, frames, fps, duration, codec: of the file: pixels when shown, frames that decode, seconds. None
             where the file could not be decoded.
         bucket: the shape it is trained in, as `16x192x320`; None for a clip that is left out.
         cropped: the share of each frame that is cut away for it.
+        captions: of the clip.
+        brightness, motion: see `findings.Look`.
+        shots: `(start, end)` of each in seconds, where there are several.
+        thumbnail: a few frames side by side as a WebP in base64, where it was asked for.
     """
 
     id: str
     kept: bool
     kind: str
     fate: str
-    flags: tuple[str, ...] = ()
+    flags: tuple[Flag, ...] = ()
     width: int | None = None
     height: int | None = None
     frames: int | None = None
@@ -62,6 +65,11 @@ class Fate:
     codec: str | None = None
     bucket: str | None = None
     cropped: float | None = None
+    captions: tuple[str, ...] = ()
+    brightness: float | None = None
+    motion: float | None = None
+    shots: tuple[tuple[float, float], ...] = ()
+    thumbnail: str | None = None
 
 
 @dataclass(frozen=True)
@@ -82,14 +90,19 @@ class Report:
         order = sorted(self.fates, key=lambda fate: not fate.kept)
         return dict(Counter(f"{'kept' if fate.kept else 'left out'}: {fate.kind}" for fate in order))
 
+    def found(self) -> dict[str, int]:
+        """How many clips have each kind of flag, the most frequent first."""
+        return dict(Counter(kind for fate in self.fates for kind in {flag.kind for flag in fate.flags}).most_common())
+
     def to_dict(self) -> dict[str, Any]:
-        """The whole report as JSON can hold it."""
+        """The whole report as JSON can hold it, without the thumbnails."""
         return {
             "root": str(self.manifest.root),
             "layout": self.manifest.layout,
             "settings": self.settings,
             "counts": self.counts(),
-            "clips": [asdict(fate) for fate in self.fates],
+            "found": self.found(),
+            "clips": [_row(fate) for fate in self.fates],
         }
 
     def save(self, path: str | Path) -> None:
@@ -107,9 +120,15 @@ class Report:
         for bucket, count in sorted(Counter(self.buckets).items()):
             counts.add_row(f"bucket {bucket.in_words()}", str(count))
         parts: list[Table | Text] = [counts]
+        if self.found():
+            found = Table("flag", "what was found", "clips", title="Found", title_justify="left")
+            for kind, count in self.found().items():
+                found.add_row(kind, KINDS[kind], str(count))
+            parts.append(found)
+        odd = [fate for fate in self.fates if fate.kept and fate.flags]
         for title, rows in (
             ("Left out", [(fate.id, fate.fate) for fate in self.fates if not fate.kept]),
-            ("Used, but odd", [(fate.id, "; ".join(fate.flags)) for fate in self.fates if fate.kept and fate.flags]),
+            ("Used, but odd", [(fate.id, "; ".join(flag.words for flag in fate.flags)) for fate in odd]),
         ):
             if rows:
                 table = Table("clip", "reason", title=f"{title} ({len(rows)})", title_justify="left")
@@ -150,6 +169,12 @@ def check(
     timeout: float = 60.0,
     workers: int | None = None,
     on_done: Callable[[int], None] | None = None,
+    compare: bool = True,
+    reader: CaptionReader | None = None,
+    judge: FitJudge | None = None,
+    drop: Collection[str] = (),
+    thumbnails: bool = False,
+    cache: Path | None = None,
 ) -> Report:
     """What becomes of each clip when it is sampled like this.
 
@@ -159,37 +184,117 @@ def check(
         buckets, upscale, rules: see `fitting.plan`; a clip that fits no bucket is left out.
         timeout: seconds that one file may take to decode before it counts as hanging.
         workers: processes that decode; None takes what the machine has.
-        on_done: called with the number of files decoded so far, for progress.
+        on_done: called with the number of files examined so far, for progress.
+        compare: whether clips and captions are compared with each other: duplicates, shared captions.
+        reader: what the text encoder can read; None checks no tokens and no scripts.
+        judge: tells captions that do not fit their clips; None does without.
+        drop: kinds of flags, of `flags.KINDS`, whose clips are left out. Of duplicates the first one stays.
+        thumbnails: whether fates have one.
+        cache: the file that remembers what was found in each video, see `check_cache`; None remembers nothing.
 
     Returns:
         A report whose manifest holds the clips that training can use.
 
     Raises:
-        UsageError: the rules forbid one of the buckets, or the size where there are none.
+        UsageError: there is no such kind of flag, or the rules forbid one of the buckets, or the size where there are
+            none.
     """
+    if unknown := sorted(set(drop) - KINDS.keys()):
+        raise UsageError(f"There is no flag {', '.join(unknown)} to drop clips by. The flags are {', '.join(KINDS)}.")
     wanted, default = _Wanted(num_frames, fps, height, width, short), Bucket(num_frames, height, width)
     for bucket in buckets if buckets and buckets != AUTO else [default]:
         rules.check(bucket)
-    paths = list(dict.fromkeys(clip.path for clip in manifest.clips))
-    found = dict(zip(paths, examine_all(paths, timeout=timeout, workers=workers, on_done=on_done), strict=True))
-    infos = [info if isinstance(info := found[clip.path], VideoInfo) else None for clip in manifest.clips]
+    found = _examine(manifest.clips, cache, thumbnails, timeout, workers, on_done)
+    infos = [info if isinstance(info := found[clip.id][0], VideoInfo) else None for clip in manifest.clips]
     places = plan(manifest.clips, infos, buckets, default, fps=fps, rules=rules, upscale=upscale)
+    fates = {
+        clip.id: _placed(clip, *found[clip.id], place, wanted, say=bool(buckets))
+        for clip, place in zip(manifest.clips, places, strict=True)
+    }
 
-    def fate(clip: Clip, place: Bucket | str | None) -> Fate:
-        info = found[clip.path]
-        if isinstance(info, str) or place is None:
-            return Fate(clip.id, False, "cannot be decoded", _reason(str(info), clip))
-        if isinstance(place, str):
-            return Fate(clip.id, False, "fits no bucket", place, **_measured(info))
-        return _in_bucket(_fate(clip, info, wanted.of(place)), place, say=bool(buckets))
+    def usable() -> list[Clip]:
+        return [clip for clip in manifest.clips if fates[clip.id].kept]
 
-    # every file has been decoded to its end by now, so sampling in threads will not hang
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-        fates = list(pool.map(fate, manifest.clips, places))
-    kept = [clip for clip, fate in zip(manifest.clips, fates, strict=True) if fate.kept]
-    left_out = manifest.left_out + [LeftOut(fate.id, fate.fate) for fate in fates if not fate.kept]
-    fates = _with_notes(fates, manifest.left_out)
-    return Report(Manifest(manifest.root, manifest.layout, kept, left_out), fates, asdict(wanted))
+    def add(flags: Mapping[str, Sequence[Flag]]) -> None:
+        fates.update({id: _flagged(fates[id], own, drop) for id, own in flags.items()})
+
+    add(dict.fromkeys(fates, ()))
+    if compare:
+        add(flags_of_captions(usable(), reader))
+    if judge is not None:
+        add(flags_of_fit(usable(), judge))
+    if compare:  # last: of two that are alike, the one that stays has to be one that is used
+        looks = {clip.id: look for clip in usable() if (look := found[clip.id][1])}
+        again = near_duplicates({id: look.signature for id, look in looks.items()})
+        add({id: [Flag("duplicate", f"nearly the same as {first}")] for id, first in again.items()})
+    left_out = manifest.left_out + [LeftOut(fate.id, fate.fate) for fate in fates.values() if not fate.kept]
+    kept = Manifest(manifest.root, manifest.layout, usable(), left_out)
+    settings = asdict(wanted) | {"drop": sorted(drop)}
+    return Report(kept, _with_notes(list(fates.values()), manifest.left_out), settings)
+
+
+Found = tuple[VideoInfo | str, Look | None]
+
+
+def _examine(
+    clips: Sequence[Clip],
+    cache: Path | None,
+    thumbnails: bool,
+    timeout: float,
+    workers: int | None,
+    on_done: Callable[[int], None] | None,
+) -> dict[str, Found]:
+    """What each clip's file holds, or the reason why it cannot be read, and what its frames show, by its id."""
+    wanted: dict[Path, dict[Part, None]] = {}
+    for clip in clips:
+        wanted.setdefault(clip.path, {})[clip.start, clip.end] = None
+    parts = {path: list(own) for path, own in wanted.items()}
+    remembered = CheckCache(cache)
+    try:
+        answers: dict[Path, Answer] = {
+            path: known for path, own in parts.items() if (known := remembered.get(path, own, thumbnails))
+        }
+        known, new = len(answers), [path for path in parts if path not in answers]
+        if on_done and known:
+            on_done(known)
+
+        def take(path: Path, answer: Answer) -> None:
+            answers[path] = answer
+            if isinstance(answer, dict):  # a timeout or a crash may not happen again
+                remembered.put(path, parts[path], answer)
+
+        examine_all(
+            new,
+            timeout=timeout,
+            workers=workers,
+            on_done=(lambda done: on_done(known + done)) if on_done else None,
+            on_answer=take,
+            examine="text2video.data.findings:examine",
+            options=[{"parts": parts[path], "thumbnails": thumbnails} for path in new],
+        )
+    finally:
+        remembered.close()
+    found: dict[str, Found] = {}
+    read: dict[Path, Findings | str] = {}
+    for path, answer in answers.items():
+        reason = answer if isinstance(answer, str) else answer.get("reason")
+        read[path] = reason or Findings.from_dict(answer)  # pyright: ignore[reportArgumentType]
+    for clip in clips:
+        file = read[clip.path]
+        if isinstance(file, str):
+            found[clip.id] = file, None
+        else:
+            found[clip.id] = file.info, file.looks[parts[clip.path].index((clip.start, clip.end))]
+    return found
+
+
+def _flagged(fate: Fate, flags: Sequence[Flag], drop: Collection[str]) -> Fate:
+    """A fate with more flags, left out when one of them is to be."""
+    fate = replace(fate, flags=(*fate.flags, *flags))
+    reasons = [flag.words for flag in fate.flags if flag.kind in drop]
+    if not fate.kept or not reasons:
+        return fate
+    return replace(fate, kept=False, kind="on request", fate=f"on request: {'; '.join(reasons)}")
 
 
 def _with_notes(fates: list[Fate], left_out: list[LeftOut]) -> list[Fate]:
@@ -197,7 +302,10 @@ def _with_notes(fates: list[Fate], left_out: list[LeftOut]) -> list[Fate]:
     notes: dict[str, list[str]] = defaultdict(list)
     for id, reason in left_out:
         notes[id].append(reason)
-    noted = [replace(fate, flags=(*fate.flags, *notes.pop(fate.id, ()))) for fate in fates]
+    noted = [
+        replace(fate, flags=(*fate.flags, *(Flag("note", reason) for reason in notes.pop(fate.id, ()))))
+        for fate in fates
+    ]
     return noted + [
         Fate(id, False, reason.split(" (")[0].split(":")[0], reason)
         for id, reasons in notes.items()
@@ -205,7 +313,12 @@ def _with_notes(fates: list[Fate], left_out: list[LeftOut]) -> list[Fate]:
     ]
 
 
-def _measured(info: VideoInfo) -> dict[str, Any]:
+def _row(fate: Fate) -> dict[str, Any]:
+    row = {key: value for key, value in asdict(fate).items() if key != "thumbnail"}
+    return row | {"flags": [flag._asdict() for flag in fate.flags]}
+
+
+def _measured(clip: Clip, info: VideoInfo) -> dict[str, Any]:
     return {
         "width": info.width,
         "height": info.height,
@@ -213,38 +326,47 @@ def _measured(info: VideoInfo) -> dict[str, Any]:
         "fps": round(info.fps, 3),
         "duration": round(info.duration, 3),
         "codec": info.codec,
+        "captions": clip.captions,
     }
 
 
-def _in_bucket(fate: Fate, bucket: Bucket, say: bool) -> Fate:
-    """The fate with its bucket, which is put into words where there are several to go to."""
-    if not fate.kept or not fate.height or not fate.width:
+def _placed(
+    clip: Clip, info: VideoInfo | str, look: Look | None, place: Bucket | str | None, wanted: _Wanted, say: bool
+) -> Fate:
+    """The fate of a clip in its bucket, which is put into words where there are several to go to."""
+    if isinstance(info, str) or place is None:
+        return Fate(clip.id, False, "cannot be decoded", _reason(str(info), clip), captions=clip.captions)
+    if isinstance(place, str):
+        return Fate(clip.id, False, "fits no bucket", place, **_measured(clip, info))
+    fate = _fate(clip, info, look, wanted.of(place))
+    if not fate.kept:
         return fate
-    share = cropped(fate.height, fate.width, bucket)
-    words = f"{fate.fate}; bucket {bucket}, {share:.0%} of each frame is cropped" if say else fate.fate
-    return replace(fate, fate=words, bucket=str(bucket), cropped=round(share, 4))
+    share = cropped(info.height, info.width, place)
+    words = f"{fate.fate}; bucket {place}, {share:.0%} of each frame is cropped" if say else fate.fate
+    return replace(fate, fate=words, bucket=str(place), cropped=round(share, 4))
 
 
-def _fate(clip: Clip, info: VideoInfo, wanted: _Wanted) -> Fate:
-    measured = _measured(info)
+def _fate(clip: Clip, info: VideoInfo, look: Look | None, wanted: _Wanted) -> Fate:
+    measured = _measured(clip, info)
+    if look is None:
+        reason = f"no frame lies between its start and end; the file lasts {info.duration:.2f} s"
+        return Fate(clip.id, False, "no frame in its stretch", reason, **measured)
+    measured |= {"brightness": look.brightness, "motion": look.motion, "thumbnail": look.thumbnail}
+    measured |= {"shots": tuple(look.shots) if len(look.shots) > 1 else ()}
     count = 1 if clip.is_picture else wanted.num_frames
-    try:
-        frames, times = video.sample(
-            clip.path,
-            count,
-            fps=wanted.fps,
-            height=_LOOK_HEIGHT,
-            start=clip.start,
-            end=clip.end,
-            short=wanted.short,
-        )
-    except Exception as error:  # a decoder meets any bytes and may answer with any error
-        reason = _reason(str(error) if isinstance(error, VideoError) else repr(error), clip)
-        return Fate(clip.id, False, "too short" if "too short" in reason else "cannot be sampled", reason, **measured)
-    kind, sentence = _use(clip, info, wanted, count, len(np.unique(times)))
+    enough = clip.is_picture or video.fits(look.frames, look.last - look.first, look.gap, count, wanted.fps)
+    if not enough and wanted.short == "error":
+        have = f"{look.frames} frames" if wanted.fps is None else f"{look.last - look.first + look.gap:.2f} s"
+        rate = f" at {wanted.fps:g} fps" if wanted.fps else ""
+        reason = f"too short: {have} for {count} frames{rate}. Ask for fewer, or let it repeat."
+        return Fate(clip.id, False, "too short", reason, **measured)
+    kind, sentence = _use(clip, info, wanted, count, min(count, look.frames))
+    flags = _flags(clip, info, wanted, look)
+    if not enough:
+        flags = (*flags, Flag("short", sentence))
     if info.problem:
         kind, sentence = "the part that can be read", f"{info.problem}. Of the part that can be read: {sentence}"
-    return Fate(clip.id, True, kind, sentence, _flags(clip, info, wanted, frames), **measured)
+    return Fate(clip.id, True, kind, sentence, flags, **measured)
 
 
 def _reason(message: str, clip: Clip) -> str:
@@ -272,17 +394,13 @@ def _use(clip: Clip, info: VideoInfo, wanted: _Wanted, count: int, different: in
     )
 
 
-def _flags(clip: Clip, info: VideoInfo, wanted: _Wanted, frames: np.ndarray) -> tuple[str, ...]:
-    """What is odd about a usable clip, from its sampled frames, uint8 `[T, h, w, 3]`."""
-    flags = []
-    if frames.mean(axis=(1, 2, 3)).max() < _BLACK:
-        flags.append("almost black")
-    change = np.ptp(frames, axis=0).max(axis=-1)  # [h, w] levels
-    if len(frames) > 1 and np.quantile(change, 0.99) < _STILL:
-        flags.append("nothing moves")
+def _flags(clip: Clip, info: VideoInfo, wanted: _Wanted, look: Look) -> tuple[Flag, ...]:
+    """What is odd about a usable clip."""
+    flags = of_frames(clip, info, look)
     scale = max(wanted.width / info.width, wanted.height / info.height)
     if scale > 1:
-        flags.append(f"{info.width}x{info.height} pixels, enlarged {scale:.1f} times")
+        flags.append(Flag("small", f"{info.width}x{info.height} pixels, enlarged {scale:.1f} times"))
     if not clip.is_picture and wanted.fps and wanted.fps > info.fps * 1.05:
-        flags.append(f"{info.fps:g} fps, fewer than the {wanted.fps:g} wanted: frames repeat")
+        words = f"{info.fps:g} fps, fewer than the {wanted.fps:g} wanted: frames repeat"
+        flags.append(Flag("low_fps", words))
     return tuple(flags)

@@ -9,14 +9,16 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
 from importlib import import_module
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event, Timer
+from typing import Any
 
 from ..errors import VideoError
-from ..video import VideoInfo
+
+Answer = dict[str, Any] | str
 
 
 def examine_all(
@@ -25,13 +27,16 @@ def examine_all(
     timeout: float = 60.0,
     workers: int | None = None,
     on_done: Callable[[int], None] | None = None,
+    on_answer: Callable[[Path, Answer], None] | None = None,
     examine: str = "text2video.video:examine",
-) -> list[VideoInfo | str]:
-    """`video.examine` of every path, in the order given; the reason in words for one that cannot be used.
+    options: Sequence[dict[str, Any]] | None = None,
+) -> list[Answer]:
+    """What `examine` finds in every path, in the order given; the reason in words for one that cannot be used.
 
     A file gets `timeout` seconds. `workers` processes (by default one a core) are used again and again; one that had to
-    be killed is replaced. `on_done` is called in the caller's thread with the number of files finished. `examine` names
-    what the workers call, "module:function" from a path to a VideoInfo.
+    be killed is replaced. `on_answer` is called in the caller's thread with each answer as it comes, and `on_done` with
+    the number of files finished. `examine` names what the workers call, "module:function" from a path, and for each its
+    own keyword arguments in `options`, to a dataclass or what JSON can hold.
     """
     count = max(1, min(workers or os.cpu_count() or 1, len(paths)))
     team = [_Worker(examine, timeout) for _ in range(count)]
@@ -39,17 +44,20 @@ def examine_all(
     for worker in team:
         idle.put(worker)
 
-    def ask(path: Path) -> VideoInfo | str:
+    def ask(path: Path, own: dict[str, Any]) -> Answer:
         worker = idle.get()
         try:
-            return worker.ask(path)
+            return worker.ask(path, own)
         finally:
             idle.put(worker)
 
     pool = ThreadPoolExecutor(count)
-    answers = [pool.submit(ask, path) for path in paths]
+    answers = [pool.submit(ask, path, own) for path, own in zip(paths, options or [{}] * len(paths), strict=True)]
+    of = dict(zip(answers, paths, strict=True))
     try:
-        for number, _ in enumerate(as_completed(answers), 1):
+        for number, answer in enumerate(as_completed(answers), 1):
+            if on_answer:
+                on_answer(of[answer], answer.result())
             if on_done:
                 on_done(number)
         return [answer.result() for answer in answers]
@@ -70,7 +78,7 @@ class _Worker:
         self.examine, self.timeout = examine, timeout
         self.process: subprocess.Popen[str] | None = None
 
-    def ask(self, path: Path) -> VideoInfo | str:
+    def ask(self, path: Path, options: dict[str, Any]) -> Answer:
         if self.process is None or self.process.poll() is not None:
             self.process = self._start()
         process, late = self.process, Event()
@@ -84,7 +92,7 @@ class _Worker:
         try:
             assert process.stdin is not None
             assert process.stdout is not None
-            process.stdin.write(json.dumps(str(path)) + "\n")
+            process.stdin.write(json.dumps([str(path), options]) + "\n")
             process.stdin.flush()
             answer = process.stdout.readline()
         except OSError:  # it died before it could read the path
@@ -92,8 +100,7 @@ class _Worker:
         finally:
             timer.cancel()
         if answer:
-            kind, content = json.loads(answer)
-            return VideoInfo(**content) if kind == "info" else content
+            return json.loads(answer)
         code = process.wait()
         if late.is_set():
             return f"{path} was not decoded within {self.timeout:g} s. Convert it, leave it out, or allow more time."
@@ -120,19 +127,18 @@ class _Worker:
 
 
 def _serve(module: str, function: str) -> None:
-    """The worker: answers each path, a JSON line on stdin, with one JSON line `[kind, content]`."""
+    """The worker: answers each question, a JSON line on stdin, with one JSON line: what was found, or the reason."""
     examine = getattr(import_module(module), function)
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints must not mix with the answers
     for line in sys.stdin:
-        path = Path(json.loads(line))
+        name, options = json.loads(line)
+        path = Path(name)
         try:
-            answer = ("info", asdict(examine(path)))
+            found = examine(path, **options)
+            answer = asdict(found) if is_dataclass(found) and not isinstance(found, type) else found
         except VideoError as error:
-            answer = ("reason", str(error))
+            answer = str(error)
         except Exception as error:
-            answer = (
-                "reason",
-                f"{path} cannot be decoded: {type(error).__name__}: {error}. Convert it or leave it out.",
-            )
+            answer = f"{path} cannot be decoded: {type(error).__name__}: {error}. Convert it or leave it out."
         print(json.dumps(answer), file=answers, flush=True)

@@ -2,7 +2,7 @@
 
 import signal
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from ..config import DataConfig, RunConfig
 from ..data.buckets import BucketSampler
+from ..data.check_cache import cache_file
 from ..data.checks import check
 from ..data.clips import Clip, split
 from ..data.dataset import TextVideoDataset
@@ -33,11 +34,15 @@ class RunData:
     shape: Bucket  # what the model makes when it is not told otherwise: the most frequent bucket
 
 
-def open_data(config: DataConfig, seed: int, rules: ShapeRules = ALL) -> RunData:
+def open_data(
+    config: DataConfig, seed: int, rules: ShapeRules = ALL, on_checked: Callable[[int, int], None] | None = None
+) -> RunData:
     """The data of a run; every clip that cannot be used is left out here, with its reason in `notes`.
 
     Args:
         rules: what the model can take.
+        on_checked: called with (files, of) while they are examined; those that have not changed since a check take no
+            time.
 
     Raises:
         DataError: nothing usable was found.
@@ -71,6 +76,7 @@ def open_data(config: DataConfig, seed: int, rules: ShapeRules = ALL) -> RunData
     )
     if config.max_samples:
         manifest.clips[config.max_samples :] = []
+    files = len({clip.path for clip in manifest.clips})
     report = check(
         manifest,
         num_frames=config.num_frames,
@@ -81,6 +87,9 @@ def open_data(config: DataConfig, seed: int, rules: ShapeRules = ALL) -> RunData
         buckets=parse_all(config.buckets),
         upscale=config.upscale,
         rules=rules,
+        on_done=(lambda done: on_checked(done, files)) if on_checked else None,
+        compare=False,
+        cache=cache_file(),
     )
     clips = report.manifest.clips
     if not clips:

@@ -10,7 +10,7 @@ import logging
 import signal
 import threading
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, nullcontext
 from datetime import timedelta
 from itertools import groupby
@@ -42,10 +42,11 @@ from .tracking import NotANumber, Tracker, best_so_far, tracker_names
 logger = logging.getLogger("text2video")
 
 
-def train(config: RunConfig, resume: bool = False) -> Path:
+def train(config: RunConfig, resume: bool = False, on_checked: Callable[[int, int], None] | None = None) -> Path:
     """Train a model as configured; the folder of the finished one.
 
     Args:
+        on_checked: called with (files, of how many) while the data is checked.
         resume: go on with the run in `config.output_dir`, from its newest checkpoint.
 
     Raises:
@@ -55,7 +56,7 @@ def train(config: RunConfig, resume: bool = False) -> Path:
         KeyboardInterrupt: on Ctrl-C, after a checkpoint was written.
     """
     prepare_folder(config, resume)
-    trainer = Trainer(config)
+    trainer = Trainer(config, on_checked)
     trainer.run()
     return trainer.final
 
@@ -76,9 +77,10 @@ class Trainer:
 
     Args:
         config: of the run.
+        on_checked: called with (files, of how many) while the data is checked.
     """
 
-    def __init__(self, config: RunConfig):
+    def __init__(self, config: RunConfig, on_checked: Callable[[int, int], None] | None = None):
         self.config = config
         # accelerate remembers the first run of a process; a second one may want another device or precision.
         wanted = choose_device(config.train.device)
@@ -102,7 +104,7 @@ class Trainer:
         self.rank, self.world = rank, world
 
         self.checkpoints = Checkpoints(config.output_dir, config.train.keep_checkpoints)
-        self.data: RunData = self.open_data()
+        self.data: RunData = self.open_data(on_checked)
         # A resumed run keeps its vocabulary, whatever became of the captions.
         steps = self.checkpoints.steps()
         begun = self.checkpoints.path(steps[-1]) / "model" if steps else None
@@ -199,14 +201,14 @@ class Trainer:
             self.checkpoints.mark_best(self.best_step)
         return steps[-1]
 
-    def open_data(self) -> RunData:
+    def open_data(self, on_checked: Callable[[int, int], None] | None) -> RunData:
         """The run's data, checked by one process for all."""
         if self.world == 1:
-            return open_data(self.config.data, self.config.seed, shape_rules(self.config))
+            return open_data(self.config.data, self.config.seed, shape_rules(self.config), on_checked)
         found: list[Any] = [None]
         if self.accelerator.is_main_process:
             try:
-                found = [open_data(self.config.data, self.config.seed, shape_rules(self.config))]
+                found = [open_data(self.config.data, self.config.seed, shape_rules(self.config), on_checked)]
             except Text2VideoError as error:
                 found = [error]
         broadcast_object_list(found)

@@ -6,7 +6,7 @@ nothing here imports torch.
 
 from .members import inner_name, is_file, open_file
 from .reading import PICTURES, Video, VideoInfo, examine, probe, read
-from .sampling import Short, resize, sample
+from .sampling import Short, fits, resize, sample
 from .writing import contact_sheet, read_metadata, write, write_frames
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "VideoInfo",
     "contact_sheet",
     "examine",
+    "fits",
     "inner_name",
     "is_file",
     "open_file",

@@ -1,7 +1,7 @@
 """From a file to upright RGB frames and their times, whatever the container, and what to say when it cannot be done."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -79,14 +79,29 @@ def probe(path: str | os.PathLike) -> VideoInfo:
         )
 
 
-def examine(path: str | os.PathLike) -> VideoInfo:
-    """Decodes every frame: true counts, rate and duration, and what is damaged or cut off. VideoError as for `read`."""
+def examine(
+    path: str | os.PathLike, look: Callable[[float, np.ndarray], None] | None = None, look_side: int = 160
+) -> VideoInfo:
+    """Decodes every frame: true counts, rate and duration, and what is damaged or cut off. VideoError as for `read`.
+
+    `look` is shown every frame as it is decoded: its time in seconds from the first one, and the frame, upright, uint8
+    RGB `[h, w, 3]`, its longer side brought down to `look_side` pixels where it is longer.
+    """
     path = Path(path)
     header = probe(path)
+    scale = min(1.0, look_side / max(header.width, header.height))
+    small = max(1, round(header.width * scale)), max(1, round(header.height * scale))
     if is_picture(path):
+        if look:
+            look(0.0, resize_picture(open_picture(path), small))
         return header
     problems: list[str] = []
-    times = np.sort([time for time, _, _ in decoded_frames(path, problems)])
+    converter, shown = Converter(), []
+    for time, frame, _ in decoded_frames(path, problems):
+        shown.append(time)
+        if look:
+            look(time, converter.rgb(frame, small))
+    times = np.sort(shown)
     if not len(times):
         raise VideoError(_no_frames(path, problems))
     if problems:
@@ -316,6 +331,13 @@ class Converter:
 
 def is_picture(path: Path) -> bool:
     return path.suffix.lower() in PICTURES
+
+
+def resize_picture(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """uint8 `[H, W, 3]` scaled to (width, height) `size`, antialiased."""
+    from PIL import Image
+
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
 
 
 def open_picture(path: Path) -> np.ndarray:

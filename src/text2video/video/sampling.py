@@ -114,16 +114,16 @@ def _choose(times: np.ndarray, *, path: Path, count: int, fps: float | None, pla
         raise VideoError(f"{path} has no frame in the part asked for. Check start and end against its duration.")
     span = float(times[-1] - times[0])
     gap = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
+    enough = fits(len(times), span, gap, count, fps)
     if fps is None:
-        if len(times) >= count:
+        if enough:
             return nearest(times, times[0] + span * (np.linspace(0, 1, count) if count > 1 else np.array([0.5])))
         have, order = f"{len(times)} frames", np.arange(count)
         indices = order % len(times) if short == "loop" else order.clip(max=len(times) - 1)
     else:
         offsets = np.arange(count) / fps
-        room = span - offsets[-1]
-        if room > -gap / 2 - EPSILON:  # rates like 29.97 and 30 fit each other
-            return nearest(times, times[0] + max(room, 0.0) * place + offsets)
+        if enough:
+            return nearest(times, times[0] + max(span - offsets[-1], 0.0) * place + offsets)
         have = f"{span + gap:.2f} s"
         offsets = (offsets + EPSILON) % (span + gap) if short == "loop" and gap else offsets.clip(max=span)
         indices = nearest(times, times[0] + offsets)
@@ -131,6 +131,20 @@ def _choose(times: np.ndarray, *, path: Path, count: int, fps: float | None, pla
         rate = f" at {fps:g} fps" if fps else ""
         raise VideoError(f"{path} is too short: {have} for {count} frames{rate}. Ask for fewer, or let it repeat.")
     return indices
+
+
+def fits(frames: int, span: float, gap: float, num_frames: int, fps: float | None) -> bool:
+    """Whether `sample` finds `num_frames` frames in a part without repeating any for want of time.
+
+    Args:
+        frames: that the part has.
+        span: seconds from the first to the last of them.
+        gap: median seconds between two.
+        num_frames, fps: as asked of `sample`.
+    """
+    if fps is None:
+        return frames >= num_frames
+    return span - (num_frames - 1) / fps > -gap / 2 - EPSILON  # rates like 29.97 and 30 fit each other
 
 
 def nearest(times: np.ndarray, wanted: np.ndarray) -> np.ndarray:
