@@ -11,6 +11,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -156,7 +157,8 @@ def _write_webvid(folder: Path, manifest: Manifest, places: Places) -> None:
 
 def _write_manifest(folder: Path, manifest: Manifest, places: Places) -> None:
     clips = [
-        Clip(c.id, folder / "videos" / places[c.path], tuple(_captions_of(c)), c.start, c.end) for c in manifest.clips
+        replace(clip, path=folder / "videos" / places[clip.path], captions=tuple(_captions_of(clip)))
+        for clip in manifest.clips
     ]
     Manifest(folder, "manifest", clips, manifest.left_out).save(folder / "manifest.jsonl")
 
