@@ -145,14 +145,27 @@ def check(
     """
     wanted = _Wanted(num_frames, fps, height, width, short)
     paths = list(dict.fromkeys(clip.path for clip in manifest.clips))
-    found = dict(zip(paths, examine_all(paths, timeout=timeout, workers=workers, on_done=on_done), strict=True))
-    # every file has been decoded to its end by now, so sampling in threads will not hang
+    samples: dict[Path, list[dict[str, Any]]] = defaultdict(list)
+    for clip in manifest.clips:
+        samples[clip.path] += _rehearsal(clip, wanted)
+    examined = examine_all(paths, timeout=timeout, workers=workers, on_done=on_done, samples=samples)
+    found = dict(zip(paths, examined, strict=True))
+    # every clip has been sampled in a watched process by now, so sampling in threads will not hang
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         fates = list(pool.map(lambda clip: _fate(clip, found[clip.path], wanted), manifest.clips))
     kept = [clip for clip, fate in zip(manifest.clips, fates, strict=True) if fate.kept]
     left_out = manifest.left_out + [LeftOut(fate.id, fate.fate) for fate in fates if not fate.kept]
     fates = _with_notes(fates, manifest.left_out)
     return Report(Manifest(manifest.root, manifest.layout, kept, left_out), fates, asdict(wanted))
+
+
+def _rehearsal(clip: Clip, wanted: _Wanted) -> list[dict[str, Any]]:
+    """The samples to try in a watched process: where training draws a window, the first, the middle and the last."""
+    if clip.is_picture:
+        return []
+    sample = {"num_frames": wanted.num_frames, "fps": wanted.fps, "start": clip.start, "end": clip.end}
+    places = [None] if wanted.fps is None else [0.0, 0.5, 0.999]
+    return [sample | {"height": _LOOK_HEIGHT, "rng": place} for place in places]
 
 
 def _with_notes(fates: list[Fate], left_out: list[LeftOut]) -> list[Fate]:

@@ -7,14 +7,17 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event, Timer
+from typing import Any
 
+from .. import video
 from ..errors import VideoError
 from ..video import VideoInfo
 
@@ -26,12 +29,17 @@ def examine_all(
     workers: int | None = None,
     on_done: Callable[[int], None] | None = None,
     examine: str = "text2video.video:examine",
+    samples: Mapping[Path, Sequence[Mapping[str, Any]]] | None = None,
 ) -> list[VideoInfo | str]:
     """`video.examine` of every path, in the order given; the reason in words for one that cannot be used.
 
-    A file gets `timeout` seconds. `workers` processes (by default one a core) are used again and again; one that had to
-    be killed is replaced. `on_done` is called in the caller's thread with the number of files finished. `examine` names
-    what the workers call, "module:function" from a path to a VideoInfo.
+    A file gets `timeout` seconds, and as many for each sample. `workers` processes (by default one a core) are used
+    again and again; one that had to be killed is replaced. `on_done` is called in the caller's thread with the number
+    of files finished. `examine` names what the workers call, "module:function" from a path to a VideoInfo.
+
+    `samples` are options of `video.sample`, by path, that the worker tries as well: what decodes to its end may still
+    hang where training seeks in it. `rng` in them is the place of the window, from 0 to 1. Where sampling ends in a
+    VideoError, the caller meets the same one.
     """
     count = max(1, min(workers or os.cpu_count() or 1, len(paths)))
     team = [_Worker(examine, timeout) for _ in range(count)]
@@ -42,7 +50,7 @@ def examine_all(
     def ask(path: Path) -> VideoInfo | str:
         worker = idle.get()
         try:
-            return worker.ask(path)
+            return worker.ask(path, (samples or {}).get(path, ()))
         finally:
             idle.put(worker)
 
@@ -70,10 +78,19 @@ class _Worker:
         self.examine, self.timeout = examine, timeout
         self.process: subprocess.Popen[str] | None = None
 
-    def ask(self, path: Path) -> VideoInfo | str:
+    def ask(self, path: Path, samples: Sequence[Mapping[str, Any]]) -> VideoInfo | str:
+        info = self._call(path, None)
+        for options in samples if isinstance(info, VideoInfo) else ():
+            if problem := self._call(path, dict(options)):
+                return str(problem)
+        return info or ""
+
+    def _call(self, path: Path, options: dict[str, Any] | None) -> VideoInfo | str | None:
+        """Without options what the file holds, with them None once it was sampled; the reason where it cannot be."""
         if self.process is None or self.process.poll() is not None:
-            self.process = self._start()
+            self._start()
         process, late = self.process, Event()
+        assert process is not None
 
         def kill() -> None:
             late.set()
@@ -84,7 +101,7 @@ class _Worker:
         try:
             assert process.stdin is not None
             assert process.stdout is not None
-            process.stdin.write(json.dumps(str(path)) + "\n")
+            process.stdin.write(json.dumps([str(path), options]) + "\n")
             process.stdin.flush()
             answer = process.stdout.readline()
         except OSError:  # it died before it could read the path
@@ -93,7 +110,7 @@ class _Worker:
             timer.cancel()
         if answer:
             kind, content = json.loads(answer)
-            return VideoInfo(**content) if kind == "info" else content
+            return VideoInfo(**content) if kind == "info" else content  # None when sampled
         code = process.wait()
         if late.is_set():
             return f"{path} was not decoded within {self.timeout:g} s. Convert it, leave it out, or allow more time."
@@ -107,9 +124,9 @@ class _Worker:
         if self.process is not None:
             self.process.communicate()
 
-    def _start(self) -> "subprocess.Popen[str]":
+    def _start(self) -> None:
         module, function = self.examine.split(":")
-        return subprocess.Popen(
+        self.process = subprocess.Popen(
             [sys.executable, "-c", f"from {__name__} import _serve; _serve({module!r}, {function!r})"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -117,6 +134,25 @@ class _Worker:
             text=True,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         )
+        assert self.process.stdout is not None
+        self.process.stdout.readline()  # it is ready: on a busy machine its imports may take longer than a file
+
+
+class _Place:
+    """In place of a random generator: it draws one number, where the window lies."""
+
+    def __init__(self, place: float):
+        self.place = place
+
+    def random(self) -> float:
+        return self.place
+
+
+def _try(path: Path, num_frames: int, rng: float | None = None, **options: Any) -> None:
+    """`video.sample`, for whether it comes back."""
+    place: Any = None if rng is None else _Place(rng)
+    with suppress(VideoError):
+        video.sample(path, num_frames, rng=place, **options)
 
 
 def _serve(module: str, function: str) -> None:
@@ -124,10 +160,12 @@ def _serve(module: str, function: str) -> None:
     examine = getattr(import_module(module), function)
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints must not mix with the answers
+    print("ready", file=answers, flush=True)
     for line in sys.stdin:
-        path = Path(json.loads(line))
+        name, options = json.loads(line)
+        path = Path(name)
         try:
-            answer = ("info", asdict(examine(path)))
+            answer = ("info", asdict(examine(path))) if options is None else ("sampled", _try(path, **options))
         except VideoError as error:
             answer = ("reason", str(error))
         except Exception as error:
