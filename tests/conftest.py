@@ -2,10 +2,12 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from chat_server import ChatServer, serving
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test asks the network, unless it is marked so
 os.environ["TEXT2VIDEO_CACHE"] = tempfile.mkdtemp(prefix="text2video-tests-")  # the user's own stays as it is
@@ -55,6 +57,26 @@ def tiny_model(tmp_path_factory) -> Path:
     from text2video.training.trainer import train
 
     return train(RunConfig.build({}, [*TINY, "--output_dir", str(tmp_path_factory.mktemp("tiny") / "run")]))
+
+
+@pytest.fixture
+def chat_server() -> Iterator[ChatServer]:
+    """A server that answers chats, and fails as it is told."""
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def tiny_captioners(tmp_path_factory) -> Path:
+    """A folder with `llava`, `blip` and `llama`: tiny random models."""
+    from tiny_captioners import write_blip, write_language_model, write_llava
+
+    folder = tmp_path_factory.mktemp("captioners")
+    torch.manual_seed(0)
+    write_llava(folder / "llava")
+    write_blip(folder / "blip")
+    write_language_model(folder / "llama")
+    return folder
 
 
 @pytest.fixture(autouse=True)

@@ -41,6 +41,8 @@ SMALLER = {
     "evaluate": "--num_prompts 2 --num_inference_steps 2",
     "data shapes": "--clips 6 --size 16 --num_frames 8",
 }
+# Where the pages say that a server runs.
+ENDPOINT = "http://127.0.0.1:8000/v1"
 PRETRAINED = set(text.PRETRAINED.values())
 # What is typed where a command asks: at the model, at two prompts, and at the end.
 TYPED = "runs/demo\na red circle moves left\na blue square grows\n\n"
@@ -181,15 +183,21 @@ def do(words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_everything_on_the_page_can_be_done(page, shelf, place, monkeypatch, capsys):
+def test_everything_on_the_page_can_be_done(page, shelf, place, monkeypatch, capsys, request):
     if "text2video setup\n" in contents(page):
         shutil.rmtree(place / "data")
     if "text_encoder clip" in contents(page):
         tiny_encoder("clip", place / "clip")
         tiny_encoder("t5", place / "encoders" / "t5")
         monkeypatch.setitem(text.PRETRAINED, "clip", str(place / "clip"))
+    endpoint = ""
+    if ENDPOINT in contents(page):
+        shutil.copytree(request.getfixturevalue("tiny_captioners"), place / "models")
+        monkeypatch.setenv("MY_KEY", "a key")
+        endpoint = request.getfixturevalue("chat_server").url
     names: dict[str, object] = {}
     for language, title, code in blocks(page):
+        code = code.replace(ENDPOINT, endpoint)
         if title:
             (place / title).write_text(code, encoding="utf-8")
             importlib.invalidate_caches()

@@ -20,6 +20,8 @@ VERBS = {
     "data shapes": "Write a demo data set: moving shapes with true captions.",
     "data check": "Say what becomes of each clip of a data set, and why.",
     "data convert": "Write a data set anew, in another layout.",
+    "data caption": "Let a model describe the clips of a data set.",
+    "data polish": "Let a language model rewrite the captions of a data set.",
     "train": "Train a model on captioned clips.",
     "generate": "Make videos from prompts with a trained model.",
     "evaluate": "Check generated videos of the demo world against their prompts, exactly.",

@@ -3,14 +3,15 @@
 A clip is one captioned stretch of video. Its id is its file's path below the data root, so that a seed means the
 same clip on every machine and in every order. A manifest is saved as JSON lines or Parquet, one row a clip:
 `{"id": ..., "video": "videos/a.mp4", "captions": [...], "start": 1.5, "end": 4.0}`, and one row
-`{"id": ..., "left_out": reason}` for each clip that is not used.
+`{"id": ..., "left_out": reason}` for each clip that is not used. Captions that a model made have a `provenance` beside
+them (see `Clip`). Other fields of a row mean nothing here, and are not kept.
 """
 
 import json
 import os
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import islice
@@ -24,7 +25,7 @@ from ..errors import DataError
 from ..video import PICTURES
 from .locate import Locator
 from .remote import url_of
-from .tables import iter_rows
+from .tables import Pairs, iter_rows
 
 VIDEOS = frozenset(
     (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".gif", ".mpg", ".mpeg", ".3gp", ".ts", ".wmv", ".flv", ".ogv")
@@ -39,6 +40,7 @@ _SCHEMA = pa.schema(
         ("start", pa.float64()),
         ("end", pa.float64()),
         ("left_out", pa.string()),
+        ("provenance", pa.string()),  # as JSON
     ]
 )
 
@@ -53,6 +55,8 @@ class Clip:
         path: the file; one that leads into an archive is opened by `video.open_file`.
         captions: one or more; every epoch draws one.
         start, end: seconds from the first frame of the file; None is the file's own start or end.
+        provenance: where captions made by a model come from: `{"original": [...], "made": [...]}`, the captions before,
+            and one record for each made one, in order. As JSON can hold it.
     """
 
     id: str
@@ -60,6 +64,7 @@ class Clip:
     captions: tuple[str, ...]
     start: float | None = None
     end: float | None = None
+    provenance: Mapping[str, Any] | None = field(default=None, compare=False)
 
     @property
     def source(self) -> str:
@@ -77,6 +82,11 @@ class LeftOut(NamedTuple):
 
     id: str
     reason: str
+
+    @property
+    def lacks_caption(self) -> bool:
+        """Whether nothing but a caption is missing: a model can make one."""
+        return self.reason.startswith(("no caption", "empty caption"))
 
 
 @dataclass
@@ -113,6 +123,9 @@ class Manifest:
         rows += [{"id": id, "left_out": reason} for id, reason in self.left_out]
         if Path(path).suffix.lower() == ".parquet":
             sink = pa.BufferOutputStream()
+            for row in rows:
+                if "provenance" in row:
+                    row["provenance"] = json.dumps(row["provenance"], ensure_ascii=False)
             pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), sink)
             write_file(path, sink.getvalue().to_pybytes())
         else:
@@ -157,12 +170,33 @@ def _take_row(manifest: Manifest, seen: set[str], locate: Locator, row: dict[str
         manifest.left_out.append(LeftOut(id, f"the same id a second time ({where})"))
     else:
         seen.add(id)
-        manifest.clips.append(Clip(id, video, tuple(row["captions"]), row.get("start"), row.get("end")))
+        times = row.get("start"), row.get("end")
+        manifest.clips.append(Clip(id, video, tuple(row["captions"]), *times, _provenance(row)))
 
 
 def _row(clip: Clip, root: Path) -> dict[str, Any]:
     row = {"id": clip.id, "video": relative(clip.path, root), "captions": list(clip.captions)}
-    return row | {key: value for key in ("start", "end") if (value := getattr(clip, key)) is not None}
+    optional = ("start", "end", "provenance")
+    return row | {key: value for key in optional if (value := getattr(clip, key)) is not None}
+
+
+def _provenance(row: dict[str, Any]) -> dict[str, Any] | None:
+    """As it was saved: an object, or its JSON in Parquet. None for what is no record of captions made."""
+    value = row.get("provenance")
+    try:
+        value = json.loads(value) if isinstance(value, str) else _plain(value)
+    except ValueError:
+        return None
+    if isinstance(value, dict) and isinstance(value.get("original"), list) and isinstance(value.get("made"), list):
+        return value
+    return None
+
+
+def _plain(value: Any) -> Any:
+    """JSON as `read_table` gives it, with its objects as dicts."""
+    if isinstance(value, Pairs):
+        return {key: _plain(entry) for key, entry in value}
+    return [_plain(entry) for entry in value] if isinstance(value, list) else value
 
 
 def _is_row(row: dict[str, Any]) -> bool:

@@ -166,7 +166,8 @@ class TextVideoDataset(Dataset[dict[str, Any]]):
         return frames
 
     def _item(self, clip: Clip, frames: np.ndarray, epoch: int) -> dict[str, Any]:
-        video = torch.from_numpy(frames).permute(3, 0, 1, 2).float() / 127.5 - 1  # [C, T, H, W]
+        video = torch.from_numpy(frames).permute(3, 0, 1, 2).contiguous()  # [C, T, H, W]; moved as bytes, not as floats
+        video = video.float().div_(127.5).sub_(1)
         caption = clip.captions[int(self._rng("caption", epoch, clip).integers(len(clip.captions)))]
         if self.augment:
             caption = self.augment_text(caption, self._rng("augment_text", epoch, clip))

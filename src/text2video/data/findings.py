@@ -7,6 +7,7 @@ at 160 pixels. Memory is bounded, however long a file is.
 import base64
 import io
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ _NOISE = 4.0  # levels of 255 that are no motion
 _FLAT = 1e-3  # levels a pixel, summed over the measured seconds: nothing that could be seen to move
 _LEAST = 8  # pixels of a side, for shots and text to be looked for
 _KEPT = 64  # small pictures kept of a stretch, at least, once it has so many
+_TRIED = 8  # frames sampled evenly, to see that seeking works
 _SHOWN = 4  # frames of a thumbnail
 _THUMBNAIL = 9000  # bytes
 
@@ -104,7 +106,21 @@ def examine(path: str | Path, parts: Sequence[Part] = ((None, None),), thumbnail
         info = video.examine(path, look)
     except VideoError as error:
         return {"reason": str(error)}
+    _rehearse(path, info, parts)
     return {"info": asdict(info), "looks": [look and asdict(look) for look in (w.look() for w in watchers)]}
+
+
+def _rehearse(path: str | Path, info: VideoInfo, parts: Sequence[Part]) -> None:
+    """Samples as training will, evenly and in windows: what decodes to its end may still hang where it is sought in.
+
+    An error is no news here: whoever samples meets the same one.
+    """
+    for start, end in parts:
+        first, last = start or 0.0, min(end or info.duration, info.duration)
+        windows = [(2, info.fps, first + place * (last - first)) for place in (0.0, 0.5, 0.9)]
+        for count, fps, since in [(_TRIED, None, first), *windows]:
+            with suppress(VideoError):
+                video.sample(path, count, fps=fps, height=_LEAST, start=since, end=end)
 
 
 class _Watcher:

@@ -1,10 +1,11 @@
 """A cleaned manifest from a check: what is used, shots as clips of their own, and the reasons for the rest."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from ..errors import UsageError
 from .checks import Report
-from .clips import Clip, LeftOut, Manifest, clip_id
+from .clips import LeftOut, Manifest, clip_id
 
 _SHORTEST = 0.4  # seconds of a shot that becomes a clip
 
@@ -25,7 +26,7 @@ def fixed(report: Report) -> Manifest:
                 manifest.left_out.append(LeftOut(id, reason))
             elif id not in known:  # as when a list names the shots already
                 known.add(id)
-                manifest.clips.append(Clip(id, clip.path, clip.captions, start, end))
+                manifest.clips.append(replace(clip, id=id, start=start, end=end))
         if not shots[clip.id]:
             manifest.clips.append(clip)
     return manifest

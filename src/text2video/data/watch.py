@@ -116,7 +116,7 @@ class _Worker:
 
     def _start(self) -> "subprocess.Popen[str]":
         module, function = self.examine.split(":")
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-c", f"from {__name__} import _serve; _serve({module!r}, {function!r})"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -124,6 +124,9 @@ class _Worker:
             text=True,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         )
+        assert process.stdout is not None
+        process.stdout.readline()  # it is ready: on a busy machine its imports may take longer than a file
+        return process
 
 
 def _serve(module: str, function: str) -> None:
@@ -131,6 +134,7 @@ def _serve(module: str, function: str) -> None:
     examine = getattr(import_module(module), function)
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints must not mix with the answers
+    print("ready", file=answers, flush=True)
     for line in sys.stdin:
         name, options = json.loads(line)
         path = Path(name)

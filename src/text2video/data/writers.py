@@ -5,7 +5,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -135,9 +135,7 @@ def _write_webvid(export: Export) -> None:
 
 def _write_manifest(export: Export) -> None:
     clips = [
-        Clip(
-            clip.id, export.folder / "videos" / export.places[clip.path], tuple(captions_of(clip)), clip.start, clip.end
-        )
+        replace(clip, path=export.folder / "videos" / export.places[clip.path], captions=tuple(captions_of(clip)))
         for clip in export.manifest.clips
     ]
     manifest = Manifest(export.folder, "manifest", clips, export.manifest.left_out)

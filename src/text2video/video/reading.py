@@ -227,14 +227,17 @@ class _Damaged(Exception):
     """Frame threads met an error: they report it late, and lose good frames that came before it."""
 
 
-def decoded_frames(path: Path, problems: list[str]) -> Iterator[tuple[float, av.VideoFrame, tuple[int, int]]]:
+def decoded_frames(
+    path: Path, problems: list[str], frame_threads: bool = True
+) -> Iterator[tuple[float, av.VideoFrame, tuple[int, int]]]:
     """Every whole frame in display order: seconds from the first one, the frame, its upright (width, height).
 
-    Fast with frame threads; once they meet damage it goes on without them, from the same frame. What is wrong
-    is added to `problems`.
+    Fast with frame threads; once they meet damage it goes on without them, from the same frame. When that is depends on
+    how the threads run: without them, a damaged file has the same frames every time. What is wrong is added to
+    `problems`.
     """
     given = 0
-    for kind in ("AUTO", "SLICE"):
+    for kind in ("AUTO", "SLICE") if frame_threads else ("SLICE",):
         with open_video(path) as container:
             stream = picture_stream(path, container, kind=kind)
             gap = 1 / frame_rate(stream)

@@ -280,11 +280,11 @@ def _sample_by_decoding(
 ) -> Video:
     """Decodes everything twice, once for the times and once for the frames: slow, small in memory, always right."""
     problems: list[str] = []
-    times = np.sort([time for time, _, _ in decoded_frames(path, problems)])
+    times = np.sort([time for time, _, _ in decoded_frames(path, problems, frame_threads=False)])
     indices = np.flatnonzero(_inside(times, part))
     indices = indices[choose(times[indices])]
     wanted, converter, converted, size = set(indices.tolist()), Converter(), {}, None
-    for index, (_, frame, own_size) in enumerate(decoded_frames(path, problems)):
+    for index, (_, frame, own_size) in enumerate(decoded_frames(path, problems, frame_threads=False)):
         size = size or _cover(own_size, height, width)
         if index in wanted:
             converted[index] = converter.rgb(frame, size)
