@@ -80,6 +80,7 @@ def test_odd_clips_are_flagged_and_kept(report):
     for kinds in flags.values():
         kinds.remove("caption_shared")  # all have the caption "c"
     flags = {id: kinds for id, kinds in flags.items() if kinds}
+    assert flags.pop("picture.png") == ["duplicate"]  # the picture that stands still in still.mp4
     assert flags == {"short.mp4": ["short"], "black.mp4": ["black", "static"], "still.mp4": ["static"]}
 
 

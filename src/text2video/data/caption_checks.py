@@ -27,7 +27,7 @@ _ENOUGH = 8  # captions, for a rank to say something
 class Tokens(NamedTuple):
     """How a text encoder reads a caption: how many tokens it has, and how many of them it does not know."""
 
-    count: int
+    total: int
     unknown: int = 0
 
 
@@ -85,7 +85,7 @@ def _key(caption: str) -> str:
 def _flags_of_reading(clip: Clip, reader: CaptionReader) -> list[Flag]:
     flags = []
     read = {caption: reader.tokens(caption) for caption in clip.captions}
-    longest = max((tokens.count for tokens in read.values()), default=0)
+    longest = max((tokens.total for tokens in read.values()), default=0)
     if longest > reader.max_tokens:
         flags.append(
             Flag(
@@ -98,8 +98,8 @@ def _flags_of_reading(clip: Clip, reader: CaptionReader) -> list[Flag]:
         if strange:
             words = f"{reader.name} does not know {' and '.join(strange)} ({caption!r:.60})"
             flags.append(Flag("caption_script", words))
-        elif tokens.unknown > _STRANGE * tokens.count:
-            words = f"{reader.name} does not know {tokens.unknown} of {tokens.count} tokens ({caption!r:.60})"
+        elif tokens.unknown > _STRANGE * tokens.total:
+            words = f"{reader.name} does not know {tokens.unknown} of {tokens.total} tokens ({caption!r:.60})"
             flags.append(Flag("caption_script", words))
     return flags
 

@@ -254,9 +254,9 @@ def _examine(
         answers: dict[Path, Answer] = {
             path: known for path, own in parts.items() if (known := remembered.get(path, own, thumbnails))
         }
-        known, new = len(answers), [path for path in parts if path not in answers]
-        if on_done and known:
-            on_done(known)
+        old, new = len(answers), [path for path in parts if path not in answers]
+        if on_done and old:
+            on_done(old)
 
         def take(path: Path, answer: Answer) -> None:
             answers[path] = answer
@@ -267,7 +267,7 @@ def _examine(
             new,
             timeout=timeout,
             workers=workers,
-            on_done=(lambda done: on_done(known + done)) if on_done else None,
+            on_done=(lambda done: on_done(old + done)) if on_done else None,
             on_answer=take,
             examine="text2video.data.findings:examine",
             options=[{"parts": parts[path], "thumbnails": thumbnails} for path in new],

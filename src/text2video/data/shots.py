@@ -2,8 +2,8 @@
 
 Every frame is judged as a picture of 16x16 colours. A cut is a change far above those around it, after which the
 picture before does not come back (a flash does) and is no brighter or darker copy. A dissolve is a stretch whose middle
-is the mean of two unlike pictures, with less contrast than either (a pan keeps it). A fade is a stretch of black between
-two pictures.
+is the mean of two unlike pictures, with less contrast than either (a pan keeps it). A fade is a stretch of black
+between two pictures.
 """
 
 from collections.abc import Iterator

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ class ClipScorer:
         from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
         try:
-            self.model = CLIPModel.from_pretrained(folder, use_safetensors=True).eval().requires_grad_(False)
+            self.model: Any = CLIPModel.from_pretrained(folder, use_safetensors=True).eval().requires_grad_(False)
             self.tokenizer = AutoTokenizer.from_pretrained(folder)
             self.processor = AutoImageProcessor.from_pretrained(folder, use_fast=False)
         except (OSError, ValueError) as error:
