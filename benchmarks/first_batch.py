@@ -1,8 +1,9 @@
 """From the manifest of a million clips to the first batch: how long it takes, and how much memory.
 
 Makes the manifest itself: stretches of a thousand files, which are empty, since nothing is decoded. The sizes that a
-check would have measured are drawn at random. Then, in a process of its own: load the manifest, derive buckets, put each
-clip into one, make the data set and the sampler, choose batch 0 and one in the middle, and send the data set to a worker.
+check would have measured are drawn at random. Then, in a process of its own: load the manifest, derive buckets, put
+each clip into one, make the data set and the sampler, choose batch 0 and one in the middle, and send the data set to a
+worker.
 
     python benchmarks/first_batch.py [--clips 1000000] [--format parquet]
 """

@@ -14,7 +14,8 @@ from ..video import VideoInfo
 from .clips import Clip
 
 EPSILON = 1e-6  # seconds
-_CHUNK = 1 << 16  # clips compared with all buckets at once: bounds the memory
+_CHUNK = 1 << 16  # kinds of clips compared with all buckets at once: bounds the memory
+_21_BITS = (1 << 21) - 1
 _MOST_SIZES = 6  # that `derive` gives
 _GAIN = 0.01  # of all picture area: a further size has to save this much from being cropped
 _RARE = 0.02  # of the clips: fewer do not get a length of their own
@@ -107,17 +108,23 @@ def nearest(extents: np.ndarray, buckets: Sequence[Bucket], upscale: bool = Fals
     """
     longest_first = sorted(range(len(buckets)), key=lambda number: -buckets[number].frames)
     frames, height, width = np.array([buckets[number] for number in longest_first], np.float64).T  # [K] each
-    chosen = np.empty(len(extents), np.int16)
-    for first in range(0, len(extents), _CHUNK):
-        have, high, wide = extents[first : first + _CHUNK].T.astype(np.float64)[..., None]  # [n, 1] each
-        x, y = np.log(wide / width), np.log(high / height)
+    # Clips of one size that fill the same lengths are one kind: a million clips are a few thousand kinds.
+    lengths = np.unique(frames)
+    have, high, wide = extents.T.astype(np.int64)  # [N] each
+    filled = np.searchsorted(lengths, have, side="right")
+    kinds, kind_of = np.unique((filled << 42) | (high << 21) | wide, return_inverse=True)
+    chosen = np.empty(len(kinds), np.int16)
+    for first in range(0, len(kinds), _CHUNK):
+        some = kinds[first : first + _CHUNK, None]  # [n, 1]
+        have = np.concatenate([[0], lengths])[some >> 42]
+        x, y = np.log((some & _21_BITS) / width), np.log((some >> 21 & _21_BITS) / height)
         score = 2 * abs(x - y) + abs(x + y) / 2 + 1e6 * np.maximum(frames - have, 0)
         if not upscale:
-            score[(wide < width) | (high < height)] = np.inf
+            score[(x < 0) | (y < 0)] = np.inf
         best = score.argmin(axis=1)
         fits = np.isfinite(score[np.arange(len(best)), best])
         chosen[first : first + _CHUNK] = np.where(fits, np.array(longest_first)[best], -1)
-    return chosen
+    return chosen[kind_of]
 
 
 def cropped(height: int, width: int, bucket: Bucket) -> float:
@@ -142,7 +149,9 @@ def derive(
         rules: of the model.
     """
     sizes = _sizes(longest.height * longest.width, rules)
-    large = np.logical_or.reduce([(extents[:, 1] >= height) & (extents[:, 2] >= width) for height, width in sizes])
+    large = np.zeros(len(extents), bool)
+    for height, width in sizes:
+        large |= (extents[:, 1] >= height) & (extents[:, 2] >= width)
     if not upscale:
         extents, pictures = extents[large], pictures[large]
     if not len(extents):

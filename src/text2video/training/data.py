@@ -138,11 +138,11 @@ def sampler_of(config: RunConfig, dataset: Any, rank: int = 0, world_size: int =
 def bucket_notes(sampler: BucketSampler) -> list[str]:
     """In words how the clips lie in buckets, where there are several."""
     notes = []
-    for bucket, clips in zip(sampler.buckets, sampler.sizes.tolist(), strict=True):
+    for bucket, clips in sorted(zip(sampler.buckets, sampler.sizes.tolist(), strict=True)):
         steps = clips / sampler.batch_size if sampler.last_batch == "wait" else -(-clips // sampler.batch_size)
         few = f", fewer than the {sampler.batch_size} of a step: a step has some of them twice" if steps < 1 else ""
         notes.append(f"bucket {Bucket(*bucket).in_words()}: {clips} clips, {steps:.4g} steps an epoch{few}")
-    return sorted(notes) if len(notes) > 1 else []
+    return notes if len(notes) > 1 else []
 
 
 def batches(dataset: Any, sampler: BucketSampler, num_workers: int) -> Iterator[dict[str, Any]]:

@@ -29,11 +29,12 @@ def rehearse(trainer: "Trainer") -> None:
     largest = max(map(Bucket._make, sampler.buckets), key=lambda bucket: bucket.pixels)
     clips = sampler.members[sampler.buckets.index(largest)]
     items = collate([data[int(clips[row % len(clips)])] for row in range(size)])
-    optimizers = trainer.optimizers.values()
+    optimizers = list(trainer.optimizers.values())
     weights = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
     try:
         # before its first step an optimiser does not hold the two averages of each weight that AdamW has
-        room = [torch.empty_like(p) for p in weights for _ in range(2) if not any(o.state for o in optimizers)]
+        begun = any(optimizer.state for optimizer in optimizers)
+        room = [] if begun else [torch.empty_like(p) for p in weights for _ in range(2)]
         batch, captions = trainer.batch(0, 0, size * trainer.world, items)
         for player in trainer.optimizers:
             trainer.accelerator.backward(trainer.loss(player, batch, captions))
