@@ -17,7 +17,7 @@ from .readers.columns import read_columns, read_metadata, read_webvid, usable_co
 from .readers.descriptions import read_description
 from .readers.folders import has_pairs, read_captions_json, read_captions_txt, read_pairs, read_text_lists
 from .readers.gather import no_clip, scan
-from .readers.huggingface import find_tables, holds_bytes, read_huggingface
+from .readers.huggingface import find_tables, holds_bytes, is_saved, read_huggingface
 from .readers.webdataset import find_shards, read_webdataset
 from .tables import TABLE_SUFFIXES, column_names, parquet_schema, read_table
 
@@ -173,26 +173,21 @@ def _by_name(root: Path) -> dict[str, Reader]:
     manifests = [root / name for name in ("manifest.jsonl", "manifest.parquet") if (root / name).is_file()]
     if manifests:
         known["manifest"] = lambda: _read_table(root, _only(manifests), (None, None), "manifest")
-    if (root / "state.json").is_file() or (root / "dataset_dict.json").is_file():
+    if is_saved(root):
         known["huggingface"] = lambda: read_huggingface(root, *find_tables(root), None, None)
     for kind in _DESCRIPTIONS.values():
         if files := [file for file in sorted(root.glob("*.toml")) if _described_by(file) == kind]:
             known[kind] = lambda files=files: read_description(_only(files))
     metadata = [root / name for name in _METADATA if (root / name).is_file()]
-    if metadata and "file_name" in column_names(metadata[0]):
+    if metadata and "file_name" in _columns(metadata[0]):
         known["metadata"] = lambda: read_metadata(root, [_only(metadata)])
     return known
 
 
 def _by_table(root: Path, columns: Columns, layout: str | None) -> dict[str, Reader]:
     """The one table at the top of the data root that has the columns."""
-    found: dict[Path, str] = {}
-    for file in _tables(root):
-        try:
-            if kind := _kind(column_names(file), columns, layout):
-                found[file] = kind
-        except DataError:  # it matters only when there is nothing else
-            continue
+    kinds = {file: _kind(_columns(file), columns, layout) for file in _tables(root)}
+    found = {file: kind for file, kind in kinds.items() if kind}
     if len(found) > 1:
         names = ", ".join(file.name for file in found)
         raise UsageError(f"{root} holds several tables: {names}. Say with dataset_file which one to read.")
@@ -201,10 +196,12 @@ def _by_table(root: Path, columns: Columns, layout: str | None) -> dict[str, Rea
 
 def _by_last_table(root: Path, columns: Columns, layout: str | None) -> dict[str, Reader]:
     """A table that is broken or has other columns, where there is nothing else: reading it says what is wrong."""
+    if layout not in (None, "table", *_COLUMNS_OF):
+        return {}
     files = _tables(root)
     for file in files:
         column_names(file)
-    if len(files) != 1 or layout not in (None, "table", *_COLUMNS_OF):
+    if len(files) != 1:
         return {}
     return {layout or "table": partial(_read_table, root, files[0], columns, layout)}
 
@@ -212,6 +209,14 @@ def _by_last_table(root: Path, columns: Columns, layout: str | None) -> dict[str
 def _tables(root: Path) -> list[Path]:
     files = sorted(p for p in root.iterdir() if p.suffix.lower() in TABLE_SUFFIXES and not p.name.startswith("."))
     return [file for file in files if not _holds_bytes(file)]
+
+
+def _columns(file: Path) -> list[str]:
+    """The columns of a table; none where it is broken, which matters only when there is nothing else."""
+    try:
+        return column_names(file)
+    except DataError:
+        return []
 
 
 def _holds_bytes(file: Path) -> bool:
@@ -226,7 +231,7 @@ def _by_content(root: Path, columns: Columns) -> dict[str, Reader]:
     known: dict[str, Reader] = {}
     if shards := find_shards(root):
         known["webdataset"] = lambda: read_webdataset(root, shards, columns[0])
-    if any(find_tables(root)[0]):
+    if find_tables(root)[0]:
         known["huggingface"] = lambda: read_huggingface(root, *find_tables(root), *columns)
     tables = [path for path in scan(root, TABLE_SUFFIXES).values() if path.name in _METADATA and path.parent != root]
     if tables and not any(columns):
