@@ -29,11 +29,11 @@ def peak():  # getrusage would also count the process that started this one
         return int(re.search(r"VmHWM:\\s+(\\d+)", status.read_text())[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
-before, began = peak(), time.perf_counter()
+before, began, worked = peak(), time.perf_counter(), time.process_time()
 manifest = Manifest.load(sys.argv[1])
-seconds = time.perf_counter() - began
+seconds, worked = time.perf_counter() - began, time.process_time() - worked
 print(json.dumps({"clips": len(manifest), "left_out": len(manifest.left_out), "seconds": round(seconds, 1),
-    "peak_gb": round(peak() / 1e9, 2), "before_gb": round(before / 1e9, 2)}))
+    "cpu_seconds": round(worked, 1), "peak_gb": round(peak() / 1e9, 2), "before_gb": round(before / 1e9, 2)}))
 """
 
 

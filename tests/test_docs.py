@@ -73,6 +73,12 @@ LAYOUTS = {  # folder of that name -> layout
     "table": "csv",
     "webvid": "webvid",
     "manifest": "manifest",
+    "side_by_side": "pairs",
+    "metadata": "metadata",
+    "shards": "webdataset",
+    "hub": "huggingface",
+    "pipe": "diffusion_pipe",
+    "musubi": "musubi_tuner",
 }
 
 

@@ -43,7 +43,7 @@ class DataConfig(_Section):
     data_dir: Path | None = Field(None, description="folder of the data set, or its videos folder with caption_file")
     caption_file: Path | None = Field(None, description="JSON of {video name: caption}")
     data_root: Path | None = Field(None, description="folder that listed paths are relative to")
-    dataset_file: Path | None = Field(None, description="CSV, JSONL or Parquet table of clips")
+    dataset_file: Path | None = Field(None, description="table, tar shard or TOML description of clips")
     caption_column: str | None = Field(None, description="caption column, or text file of captions in data_root")
     video_column: str | None = Field(None, description="video column, or text file of paths in data_root")
     layout: str | None = Field(None, description="layout name; found out when not given")

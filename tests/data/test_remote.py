@@ -125,7 +125,7 @@ def test_names_of_files_are_no_addresses(name):
 
 
 def test_what_is_not_there_is_one_clear_paragraph(memory):
-    with pytest.raises(DataError, match="holds no file|cannot be listed"):
+    with pytest.raises(DataError, match=r"holds no file|cannot be listed"):
         read_layout("memory://nothing")
     with pytest.raises(DataError, match="ftp:// is not fetched, only"):
         read_layout("ftp://h/set")

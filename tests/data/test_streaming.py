@@ -66,7 +66,17 @@ def test_rows_that_cannot_be_used_are_named(tmp_path):
         "row 4",
         "row 5",
     ]
-    assert "leads out" in manifest.left_out[-1].reason
+    assert all("no video" in left.reason for left in manifest.left_out[-2:])
+    # only what lies in the folder that the rows come from
+    (tmp_path / "out.mp4").write_bytes(b"secret")
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "in.mp4").write_bytes(b"inside")
+    names = ["../out.mp4", str(tmp_path / "out.mp4"), "in.mp4", str(tmp_path / "home" / "in.mp4")]
+    rows = [{"video": {"bytes": None, "path": name}, "caption": name} for name in names]
+    manifest = take_stream(iter(rows), tmp_path / "named", home=tmp_path / "home")
+    assert [clip.path.read_bytes() for clip in manifest.clips] == [b"inside", b"inside"]
+    with pytest.raises(DataError, match="no video"):
+        take_stream(iter(rows), tmp_path / "homeless")
     with pytest.raises(DataError, match=r"no caption column.*a, video"):
         take_stream(iter([{"a": 1, "video": b"x"}]), tmp_path / "other")
 

@@ -45,10 +45,12 @@ def convert(
     rows = out.with_name(f"{out.name}.rows")  # of a stream: it is there until all is written
     with log_lines(), progress("fetching", "rows") as report:
         if streamed:
+            name = data.removeprefix("hf:")
             manifest = take_stream(
-                open_stream(data.removeprefix("hf:"), split),
+                open_stream(name, split),
                 rows,
                 source=f"{data}, split {split}",
+                home=Path(name).absolute() if Path(name).exists() else None,
                 max_samples=max_samples,
                 caption_column=source.caption_column,
                 video_column=source.video_column,

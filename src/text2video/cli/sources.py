@@ -14,7 +14,7 @@ class Source:
     Args:
         caption_file: JSON of {video name: caption}.
         data_root: Folder that listed paths are relative to.
-        dataset_file: CSV, JSON lines or Parquet table of clips.
+        dataset_file: Table, tar shard or TOML description of clips.
         caption_column: Caption column, or text file of captions in data_root.
         video_column: Video column, or text file of paths in data_root.
     """

@@ -235,7 +235,7 @@ def relative(path: Path, root: Path) -> str:
     Raises:
         DataError: the path lies outside of the root.
     """
-    if (url := url_of(path)) and url_of(root) is None:
+    if (url := url_of(path)) and not (url_of(root) and path.is_relative_to(root)):
         return url
     for real in (Path.absolute, Path.resolve):  # the root may be named through a link
         try:

@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 PROTOCOLS = frozenset(("http", "https", "s3", "gs", "gcs", "az", "abfs", "hf"))
 _WEB = ("http", "https")
 _WORKERS = 16
+_PAUSES = (0.2, 1.0)  # seconds, before one more try
 _UNSAFE = re.compile(r'[<>:"|?*\\%\x00-\x1f]')  # in a file name, on some system
 
 
@@ -39,10 +40,10 @@ def as_url(value: str | Path) -> str | None:
 
 def url_of(path: Path) -> str | None:
     """The address of a file or folder in the cache; None for any other."""
-    try:
-        parts = [unquote(part) for part in path.relative_to(cache_dir()).parts]
-    except ValueError:
+    cache = cache_dir()
+    if not str(path).startswith(str(cache)) or not path.is_relative_to(cache) or path == cache:
         return None
+    parts = [unquote(part) for part in path.relative_to(cache).parts]
     if "?" in parts[-1]:  # the name ends in the suffix once more
         parts[-1] = parts[-1].removesuffix(PurePosixPath(parts[-1].split("?")[0]).suffix)
     return f"{parts[0]}://{'/'.join(parts[1:])}"
@@ -66,21 +67,31 @@ def fetch(url: str, trusted: str | None = None) -> Path | str:
     if problem := _private(url, trusted):
         return problem
     beside = place.with_name(f".tmp-{os.getpid()}-{threading.get_ident()}")
+    reason = ""
     try:
-        system, name = _open_system(url)
-        size = system.info(name).get("size")
         place.parent.mkdir(parents=True, exist_ok=True)
-        system.get_file(name, str(beside))
-        if size is not None and beside.stat().st_size != size:
-            return f"{beside.stat().st_size} of {size} bytes arrived. Try again"
-        beside.replace(place)
-    except (DataError, KeyboardInterrupt):
-        raise
-    except Exception as error:  # each protocol has errors of its own
-        return f"it cannot be fetched ({type(error).__name__}: {error})".replace("\n", " ")
+        for pause in (*_PAUSES, None):
+            try:
+                system, name = _open_system(url)
+                size = system.info(name).get("size")
+                system.get_file(name, str(beside))
+                if size is None or beside.stat().st_size == size:
+                    beside.replace(place)
+                    return place
+                reason = f"{beside.stat().st_size} of {size} bytes arrived"
+            except DataError:
+                raise
+            except Exception as error:  # each protocol has errors of its own
+                reason = " ".join(f"it cannot be fetched ({type(error).__name__}: {error})".split())
+                if isinstance(error, FileNotFoundError | PermissionError):
+                    break
+            if pause is not None:
+                time.sleep(pause)
+    except OSError as error:
+        reason = f"the cache cannot be written ({error})"
     finally:
         beside.unlink(missing_ok=True)
-    return place
+    return reason
 
 
 def fetch_all(urls: Iterable[str], trusted: str | None = None) -> dict[str, Path | str]:
@@ -150,7 +161,12 @@ def mirror(url: str, suffixes: frozenset[str]) -> tuple[Path, list[tuple[str, st
 
 def cache_dir() -> Path:
     """Where remote files are kept."""
-    return Path(os.environ.get("TEXT2VIDEO_CACHE") or platformdirs.user_cache_path("text2video")).absolute() / "remote"
+    return _cache_dir(os.environ.get("TEXT2VIDEO_CACHE"))
+
+
+@lru_cache
+def _cache_dir(named: str | None) -> Path:
+    return Path(named or platformdirs.user_cache_path("text2video")).absolute() / "remote"
 
 
 def _place(url: str) -> Path | str:

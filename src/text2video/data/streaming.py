@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, UsageError
+from ..video import open_file
 from .clips import Manifest, write_file
 from .locate import Locator
 from .readers.columns import CAPTION_COLUMNS, find_column
 from .readers.gather import Gather
 from .readers.huggingface import BYTES_COLUMNS, called
+from .remote import as_url
 from .tables import iter_rows, read_text
 
 _ROWS = "rows.jsonl"
@@ -60,6 +62,7 @@ def take_stream(
     folder: Path,
     *,
     source: str = "",
+    home: Path | None = None,
     max_samples: int | None = None,
     caption_column: str | None = None,
     video_column: str | None = None,
@@ -71,6 +74,7 @@ def take_stream(
         rows: an iterable of rows by column name; `skip(n)`, where it has that, is how it goes on.
         folder: for the files and `rows.jsonl`; made when it is not there.
         source: what the rows are of: a folder goes on with the same only.
+        home: the folder on this machine that the rows come from. Rows may name files inside it, and no others.
         max_samples: rows to take, at most.
         caption_column, video_column: names of columns; usual ones are found.
         on_done: called with the number of rows taken so far.
@@ -85,7 +89,7 @@ def take_stream(
     wanted = None if max_samples is None else max(0, max_samples - done)
     with (folder / _ROWS).open("a", encoding="utf-8", newline="\n") as journal:
         for number, row in enumerate(_guarded(islice(rest, wanted), done), done):
-            taken = _take(row, folder, number, caption_column, video_column)
+            taken = _take(row, folder, number, home, caption_column, video_column)
             journal.write(json.dumps(taken, default=str) + "\n")
             journal.flush()
             if on_done:
@@ -124,7 +128,12 @@ def _guarded(rows: Iterable[dict[str, Any]], done: int) -> Iterator[dict[str, An
 
 
 def _take(
-    row: dict[str, Any], folder: Path, number: int, caption_column: str | None, video_column: str | None
+    row: dict[str, Any],
+    folder: Path,
+    number: int,
+    home: Path | None,
+    caption_column: str | None,
+    video_column: str | None,
 ) -> dict[str, Any]:
     """Writes a row's file, and says what the row was."""
     video = find_column(list(row), video_column, BYTES_COLUMNS)
@@ -138,12 +147,14 @@ def _take(
     value = row[video]
     content, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
     taken = {"row": number, "captions": row[caption], "start": row.get("start"), "end": row.get("end")}
-    if isinstance(content, str):  # a path or an address in place of bytes
-        return taken | {"video": content}
-    if content is None and isinstance(path, str) and Path(path).is_file():
-        content = Path(path).read_bytes()  # where `datasets` has put it
+    name = content if isinstance(content, str) else path if content is None else None
+    if isinstance(name, str) and as_url(name):
+        return taken | {"video": name}
+    if isinstance(name, str) and home and isinstance(found := Locator(home)(name), Path):
+        with open_file(found) as opened:
+            content = opened.read()
     if not isinstance(content, bytes):
-        return taken | {"video": None}
+        return taken | {"video": None, "named": name}
     file = folder / "videos" / f"{number:07d}{os.path.splitext(called(path, video))[1]}"  # noqa: PTH122
     write_file(file, content)
     return taken | {"video": f"videos/{file.name}"}
@@ -157,7 +168,7 @@ def _gathered(folder: Path, max_samples: int | None) -> Manifest:
         if isinstance(row, str):
             raise DataError(f"{folder / _ROWS}, {where} {row}. Remove the folder and begin anew.")
         name = row["video"]
-        path = locate(name) if isinstance(name, str) else "the row holds no video"
+        path = locate(name) if isinstance(name, str) else f"the row holds no video ({row.get('named')!r:.80})"
         if isinstance(path, str):
             gather.leave(f"row {row['row']}", path)
         else:

@@ -30,12 +30,19 @@ def holds_bytes(schema: pa.Schema) -> bool:
     return bool(_bytes_columns(schema))
 
 
+def is_saved(root: Path) -> bool:
+    """Whether `save_to_disk` wrote this folder."""
+    return (root / "dataset_dict.json").is_file() or (
+        (root / "state.json").is_file() and (root / "dataset_info.json").is_file()
+    )
+
+
 def find_tables(root: Path) -> tuple[list[Path], list[str]]:
     """The Arrow and Parquet files of a data set, and a note on splits that are not read.
 
     Of several splits (`save_to_disk`'s folders, or names like `test-00000-of-00001.parquet`) `train` is read.
     """
-    if (root / "state.json").is_file():
+    if is_saved(root) and not (root / "dataset_dict.json").is_file():
         state = dict(_object(root / "state.json"))
         names = [dict(file).get("filename") for file in state.get("_data_files") or []]
         return [path for name in names if isinstance(path := Locator(root)(str(name)), Path)], []
