@@ -108,3 +108,24 @@ def test_settings_of_other_tools_are_said(command, tmp_path, tiny):
     assert code == 0
     assert "frame_buckets = [1, 33] of all parts is not used: give --num_frames" in out
     assert "2 clips are used" in out
+
+
+def test_check_writes_a_page_and_a_manifest_that_training_reads(command, tmp_path, tiny):
+    sized = ("--num_frames", 8, "--frame_size", 16)
+    code, out, err = command(
+        *("data", "check", tiny / "clips", *sized, "--drop", "black", "static", "--html", "r/r.html"),
+        *("--fix", "out/clean.jsonl"),
+    )
+    assert code == 0, err
+    assert (tmp_path / "r" / "r.html").is_file()
+    line = next(line for line in out.splitlines() if line.startswith("text2video train"))
+    assert "--data_root" in line  # it stands outside of the data
+    before = read_layout(tiny / "clips")
+    after = read_layout(dataset_file=tmp_path / "out" / "clean.jsonl", data_root=before.root)
+    assert after.layout == "manifest"
+    assert {clip.id for clip in after.clips} | {left.id for left in after.left_out} == {c.id for c in before.clips}
+    assert command(*line.split()[1:], "--dry_run", *sized, "--channel_mult", 1, "--text_layers", 1).code == 0
+    code, _, err = command("data", "check", tiny / "clips", *sized, "--fix", "out/clean.jsonl")
+    assert code == 2
+    assert "exists already" in err
+    assert "no flag" in command("data", "check", tiny / "clips", *sized, "--drop", "blurry").err

@@ -75,7 +75,7 @@ def flags_of_captions(clips: Sequence[Clip], reader: CaptionReader | None = None
             flags[clip.id].append(Flag("caption_shared", f"{most} clips have the same caption"))
         if reader is not None:
             flags[clip.id] += _flags_of_reading(clip, reader)
-    return dict(flags)
+    return {id: own for id, own in flags.items() if own}
 
 
 def _key(caption: str) -> str:
