@@ -6,6 +6,7 @@ is run again asks only what is new or has changed.
 """
 
 import datetime
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
@@ -195,8 +196,9 @@ def _key(task: str, answerer: Answerer, *parts: object) -> str:
 def _print_of(path: Path) -> str:
     """Changes when a file does: its size, its beginning and its end. Copying it changes nothing."""
     try:
-        with path.open("rb") as file:
-            size = path.stat().st_size
+        with video.open_file(path) as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(0)
             head = file.read(1 << 16)
             file.seek(max(0, size - (1 << 16)))
             return f"{size}-{blake2b(head + file.read(), digest_size=8).hexdigest()}"

@@ -6,18 +6,16 @@ loses the last second at most, and several processes may use one file.
 
 import json
 import logging
-import os
 import sqlite3
 import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import platformdirs
-
+from ..video.members import member_of
 from .findings import VERSION, Part
+from .user_cache import user_cache
 
-FOLDER = "TEXT2VIDEO_CACHE"  # environment variable: the cache folder, in place of the user's
 _KIND = f"{VERSION}, av {version('av')}"
 _FLUSH = 1.0  # seconds
 _BUSY = 10.0  # seconds to wait for another process
@@ -27,8 +25,7 @@ logger = logging.getLogger("text2video")
 
 def cache_file() -> Path:
     """Where it is remembered by default."""
-    folder = os.environ.get(FOLDER)
-    return (Path(folder) if folder else platformdirs.user_cache_path("text2video")) / "checks.sqlite"
+    return user_cache() / "checks.sqlite"
 
 
 class CheckCache:
@@ -61,7 +58,8 @@ class CheckCache:
     def get(self, path: Path, parts: list[Part], thumbnails: bool) -> dict[str, Any] | None:
         """The answer for these parts of a file, when it is known and the file has not changed."""
         try:
-            stat = path.stat()
+            member = member_of(path)
+            stat = (member.archive if member else path).stat()
         except OSError:
             return None
         self._stamps[path] = stat.st_size, stat.st_mtime_ns  # before it is decoded: it may change meanwhile

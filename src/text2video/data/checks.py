@@ -228,7 +228,7 @@ def check(
         again = near_duplicates({id: look.signature for id, look in looks.items()})
         add({id: [Flag("duplicate", f"nearly the same as {first}")] for id, first in again.items()})
     left_out = manifest.left_out + [LeftOut(fate.id, fate.fate) for fate in fates.values() if not fate.kept]
-    kept = Manifest(manifest.root, manifest.layout, usable(), left_out)
+    kept = replace(manifest, clips=usable(), left_out=left_out)
     settings = asdict(wanted) | {"drop": sorted(drop)}
     return Report(kept, _with_notes(list(fates.values()), manifest.left_out), settings)
 

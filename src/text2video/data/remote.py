@@ -19,9 +19,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-import platformdirs
-
 from ..errors import DataError
+from .user_cache import user_cache
 
 log = logging.getLogger(__name__)
 
@@ -161,12 +160,7 @@ def mirror(url: str, suffixes: frozenset[str]) -> tuple[Path, list[tuple[str, st
 
 def cache_dir() -> Path:
     """Where remote files are kept."""
-    return _cache_dir(os.environ.get("TEXT2VIDEO_CACHE"))
-
-
-@lru_cache
-def _cache_dir(named: str | None) -> Path:
-    return Path(named or platformdirs.user_cache_path("text2video")).absolute() / "remote"
+    return user_cache() / "remote"
 
 
 def _place(url: str) -> Path | str:

@@ -8,9 +8,10 @@ from typing import Any
 
 from ..errors import DataError, UsageError
 from ..video import PICTURES
-from .clips import VIDEOS, Clip, Manifest, clip_id, locate
+from .clips import VIDEOS, Clip, Manifest, clip_id
 from .layouts import read_layout
-from .readers import scan
+from .locate import Locator
+from .readers.gather import scan
 from .tables import TABLE_SUFFIXES
 
 _STRETCH = re.compile(r"(.+)#(\d*\.?\d*)-(\d*\.?\d*)")
@@ -40,9 +41,9 @@ def read_clips(
     except DataError as error:
         way_out = " To caption every video of the folder, whatever else is there, give layout videos." if folder else ""
         raise DataError(f"{error}{way_out}") from error
-    known = {clip.id for clip in manifest.clips}
+    known, locate = {clip.id for clip in manifest.clips}, Locator(manifest.root)
     for left in manifest.left_out:
-        if left.lacks_caption and left.id not in known and (clip := _without_caption(manifest.root, left.id)):
+        if left.lacks_caption and left.id not in known and (clip := _without_caption(locate, left.id)):
             known.add(clip.id)
             manifest.clips.append(clip)
     left_out = [left for left in manifest.left_out if not (left.lacks_caption and left.id in known)]
@@ -74,12 +75,12 @@ def _only_videos(folder: Path) -> Manifest:
     return Manifest(root, "videos", clips)
 
 
-def _without_caption(root: Path, id: str) -> Clip | None:
-    path = locate(root, id, (".",))
+def _without_caption(locate: Locator, id: str) -> Clip | None:
+    path = locate(id)
     if isinstance(path, Path):
         return Clip(id, path, ())
     if found := _STRETCH.fullmatch(id):
-        path = locate(root, found[1], (".",))
+        path = locate(found[1])
         if isinstance(path, Path):
             start, end = (float(part) if part else None for part in found.groups()[1:])
             return Clip(id, path, (), start, end)
