@@ -8,6 +8,7 @@ it is installed.
 """
 
 import argparse
+import json
 import tempfile
 import time
 from collections import Counter
@@ -15,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from machine import write_result
+from machine import RESULTS, write_result
 from material import FPS, demo_shot, joined, shot, with_text
 
 from text2video import video
@@ -224,18 +225,21 @@ def main() -> None:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=120, help="of each kind of finding, about")
-    count = parser.parse_args().clips
+    parts = {part.__name__: part for part in (duplicates, shots, light_and_motion, text)}
+    parser.add_argument("--parts", nargs="+", choices=parts, default=list(parts), help="the others' results are kept")
+    options = parser.parse_args()
+    count, kept = options.clips, RESULTS / "data_check.json"
     results: dict[str, dict[str, float | int]] = {}
-    for part in (duplicates, shots, light_and_motion, text):
+    if kept.is_file() and len(options.parts) < len(parts):
+        results = json.loads(kept.read_text(encoding="utf-8"))["results"]
+    for part in (parts[name] for name in options.parts):
         began = time.perf_counter()
         found = part(count)
-        results |= found
+        results |= {name.strip(): row for name, row in found.items()}
         for name, row in found.items():
             print(f"{name:<36} {', '.join(f'{key} {value}' for key, value in row.items())}", flush=True)
         print(f"  ({part.__name__}: {time.perf_counter() - began:.0f} s)", flush=True)
-    write_result(
-        "data_check", {"clips": count, "results": {name.strip(): row for name, row in results.items()}}, ("av",)
-    )
+    write_result("data_check", {"clips": count, "results": results}, ("av",))
 
 
 if __name__ == "__main__":

@@ -124,7 +124,19 @@ def test_check_writes_a_page_and_a_manifest_that_training_reads(command, tmp_pat
     after = read_layout(dataset_file=tmp_path / "out" / "clean.jsonl", data_root=before.root)
     assert after.layout == "manifest"
     assert {clip.id for clip in after.clips} | {left.id for left in after.left_out} == {c.id for c in before.clips}
-    assert command(*line.split()[1:], "--dry_run", *sized, "--channel_mult", 1, "--text_layers", 1).code == 0
+    model = (
+        "--model_channels",
+        16,
+        "--channel_mult",
+        1,
+        2,
+        "--attention",
+        "time",
+        "full",
+        "--downsample_time",
+        "false",
+    )
+    assert command(*line.split()[1:], "--dry_run", *sized, *model).code == 0
     code, _, err = command("data", "check", tiny / "clips", *sized, "--fix", "out/clean.jsonl")
     assert code == 2
     assert "exists already" in err

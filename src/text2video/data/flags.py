@@ -30,7 +30,7 @@ _BLACK = 24.0  # level of 255 that nearly all of the brightest frame stays below
 _DARK = 32.0  # mean level
 _STILL = 10.0  # levels that nearly all pixels stay within; compression noise does
 _SLOW = 0.1  # percent of the longer side a second
-_TEXT = 0.003  # share of the pixels
+_TEXT = 0.004  # share of the pixels
 
 
 class Flag(NamedTuple):
