@@ -14,7 +14,7 @@ from typing import Any
 
 from ..video.members import member_of
 from .findings import VERSION, Part
-from .user_cache import user_cache
+from .user_cache import FOLDER, user_cache
 
 _KIND = f"{VERSION}, av {version('av')}"
 _FLUSH = 1.0  # seconds
