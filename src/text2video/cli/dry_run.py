@@ -7,9 +7,8 @@ import torch
 
 from ..config import RunConfig
 from ..families.base import Family
-from ..models.unet3d import check_shape
 from ..training.build import build, steps_in_all
-from ..training.data import RunData, collate, open_data
+from ..training.data import RunData, collate, encoded, open_data
 
 
 def describe(config: RunConfig) -> str:
@@ -20,9 +19,9 @@ def describe(config: RunConfig) -> str:
         DataError: there is nothing to train on.
     """
     data = open_data(config.data, config.seed)
-    family, pipe, _ = build(config, data.captions)
+    family, pipe, _ = build(config, data.captions, cache=data.cache)
     for shape in {data.train.shape(index) for index in range(len(data.train))}:
-        check_shape(shape, family.strides(pipe))
+        family.check_shape(pipe, shape)
     lines = [*data.notes, *parameters(family, pipe), *shapes(config, data, family, pipe), *steps(config, data)]
     return config.to_yaml() + "\n" + "\n".join(f"# {line}" for line in lines)
 
@@ -46,10 +45,11 @@ def shapes(config: RunConfig, data: RunData, family: Family, pipe: Any) -> list[
     videos = [index for index in indices if data.train.shape(index) == longest]
     size = config.train.batch_size
     batch = collate([data.train[videos[row % len(videos)]] for row in range(size)])
-    latents = family.encode_video(pipe, batch["video"])
+    latents = encoded(family, pipe, batch, torch.device("cpu")).mean
     text = family.encode_text(pipe, family.trainable(pipe), batch["captions"])
-    lines = [f"video: {list(batch['video'].shape)} as batch, channels, frames, height, width"]
-    if latents.shape != batch["video"].shape:
+    video = [size, 3, *longest]
+    lines = [f"video: {video} as batch, channels, frames, height, width"]
+    if list(latents.shape) != video:
         lines.append(f"latents: {list(latents.shape)}")
     return lines + [f"{name}: {list(value.shape)}" for name, value in {**text, **batch["conditions"]}.items()]
 

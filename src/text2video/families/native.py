@@ -1,4 +1,4 @@
-"""Our own models as a family: a pixel-space 3D U-Net and a text encoder, built from a configuration or a folder."""
+"""Our own models as a family: a 3D U-Net over pixels or latents and a text encoder, from scratch or from a folder."""
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -6,24 +6,31 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from transformers import AutoConfig, AutoTokenizer
 
 from ..diffusion.schedules import Schedule
-from ..models.text import BuiltinTextModel, TextEncoder
-from ..models.unet3d import UNet3D
+from ..models.codecs import Geometry, Latents, encode, geometry_of, open_codec
+from ..models.text import BuiltinTextModel, TextEncoder, padded, text_width
+from ..models.unet3d import UNet3D, check_shape
 from ..pipelines import TextToVideoPipeline
+from .frozen import on_disk
 
 if TYPE_CHECKING:
-    from ..config import RunConfig
+    from ..config import RunConfig, TextConfig
 
 
 class NativeFamily:
-    """`UNet3D` over pixels, with the built-in or a pretrained text encoder."""
+    """`UNet3D` over pixels or a codec's latents, with the built-in or a pretrained text encoder.
+
+    `embeddings`, caption -> `[L, D]`, stands in for a frozen text encoder that is not in memory.
+    """
 
     name = "native"
     tasks = ("text-to-video",)
 
     def __init__(self) -> None:
         self._frozen: TextEncoder | None = None
+        self.embeddings: Callable[[str], Tensor] | None = None
 
     def create(
         self,
@@ -31,22 +38,20 @@ class NativeFamily:
         captions: Iterable[str],
         model_class: type[UNet3D] = UNet3D,
         tokenizer: Any = None,
+        parts: Path | None = None,
     ) -> Any:
         """An untrained pipeline for a run.
 
-        The built-in encoder's tokenizer is `tokenizer`, or made from the run's captions.
+        The built-in encoder's tokenizer is `tokenizer`, or made from the run's captions. Frozen parts that lie in the
+        folder `parts` are left there, out of memory.
         """
-        text, model = config.text, config.model
-        if text.text_encoder == "builtin" and tokenizer is not None:
-            encoder = TextEncoder(
-                tokenizer, BuiltinTextModel(len(tokenizer), text.text_width, text.text_layers, text.max_tokens)
-            )
-        elif text.text_encoder == "builtin":
-            encoder = TextEncoder.builtin(captions, text.text_width, text.text_layers, text.vocab_size, text.max_tokens)
-        else:
-            encoder = TextEncoder.open(text.text_encoder)
+        left = {name: parts / name for name in ("vae", "text_encoder") if parts and (parts / name).is_dir()}
+        model, diffusion = config.model, config.diffusion
+        tokenizer, text_encoder, text_channels = _text(config.text, captions, tokenizer, left.get("text_encoder"))
+        channels = Geometry.read(model.codec).channels if model.codec else 3
+        sizes = {} if channels == 3 else {"in_channels": channels, "out_channels": channels}
         unet = model_class(
-            cross_attention_dim=encoder.width,
+            cross_attention_dim=text_channels,
             model_channels=model.model_channels,
             channel_mult=model.channel_mult,
             num_res_blocks=model.num_res_blocks,
@@ -55,17 +60,16 @@ class NativeFamily:
             patch_size=model.patch_size,
             conv=model.conv,
             head_dim=model.head_dim,
-            **model.model_args,
+            **sizes | model.model_args,
         )
         height, width = config.data.size
-        diffusion = config.diffusion
-        return TextToVideoPipeline(
+        schedule = Schedule(diffusion.schedule, diffusion.num_timesteps, diffusion.shift)
+        pipe = TextToVideoPipeline(
             unet=unet,
-            scheduler=Schedule(diffusion.schedule, diffusion.num_timesteps, diffusion.shift).sampler(
-                config.preview.scheduler, diffusion.prediction
-            ),
-            text_encoder=encoder.model,
-            tokenizer=encoder.tokenizer,
+            scheduler=schedule.sampler(config.preview.scheduler, diffusion.prediction, clip=not model.codec),
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            vae=open_codec(model.codec) if model.codec and "vae" not in left else None,
             prediction=diffusion.prediction,
             num_frames=config.data.num_frames,
             height=height,
@@ -74,14 +78,23 @@ class NativeFamily:
             guidance_scale=config.preview.guidance_scale,
             num_inference_steps=config.preview.num_inference_steps,
         )
+        pipe.leave_on_disk(left)
+        return pipe
 
-    def open(self, path: Path, device: torch.device, dtype: torch.dtype = torch.float32) -> TextToVideoPipeline:
-        """The pipeline in a folder."""
-        return TextToVideoPipeline.from_pretrained(path, dtype=dtype).to(device)
+    def open(
+        self, path: Path, device: torch.device, dtype: torch.dtype = torch.float32, trainable_only: bool = False
+    ) -> TextToVideoPipeline:
+        """The pipeline in a folder; with `trainable_only` its frozen parts are left there, out of memory."""
+        left = on_disk(path) if trainable_only else {}
+        pipe = TextToVideoPipeline.from_pretrained(path, dtype=dtype, **dict.fromkeys(left)).to(device)
+        pipe.leave_on_disk(left)
+        return pipe
 
-    def strides(self, pipe: Any) -> tuple[int, int, int]:
-        """Frames, height and width must be multiples of these."""
-        return pipe.unet.strides
+    def check_shape(self, pipe: Any, shape: Sequence[int]) -> None:
+        """Whether it takes videos of (frames, height, width). UsageError with the nearest shapes where not."""
+        vae = pipe.vae or pipe.on_disk.get("vae")
+        geometry = (Geometry.read(vae) if isinstance(vae, Path) else geometry_of(vae)) if vae else None
+        check_shape(geometry.latent_shape(shape) if geometry else shape, pipe.unet.strides)
 
     def schedule(self, pipe: Any) -> Schedule:
         """The noise schedule it was trained with."""
@@ -98,13 +111,15 @@ class NativeFamily:
         """Captions -> token embeddings and their mask. A frozen encoder reads each caption once."""
         if "text_encoder" in modules:
             return TextEncoder(pipe.tokenizer, modules["text_encoder"], trainable=True)(captions).condition()
+        if self.embeddings is not None:
+            return padded([self.embeddings(caption) for caption in captions], pipe.device).condition()
         if self._frozen is None or self._frozen.model is not pipe.text_encoder:
             self._frozen = TextEncoder(pipe.tokenizer, pipe.text_encoder)
         return self._frozen(captions).condition()
 
-    def encode_video(self, pipe: Any, video: Tensor) -> Tensor:
-        """Pixels are denoised as they are."""
-        return video
+    def encode_video(self, pipe: Any, video: Tensor) -> Latents:
+        """The codec's latents; without a codec pixels are denoised as they are."""
+        return Latents(video) if pipe.vae is None else encode(pipe.vae, video)
 
     def predict(self, modules: dict[str, nn.Module], x_t: Tensor, t: Tensor, condition: dict[str, Any]) -> Tensor:
         """The U-Net's prediction."""
@@ -120,3 +135,23 @@ class NativeFamily:
     ) -> Tensor:
         """See `TextToVideoPipeline.sample`."""
         return pipe.sample(prompts, generators, on_step=on_step, **settings)
+
+
+def _text(
+    config: "TextConfig", captions: Iterable[str], tokenizer: Any, folder: Path | None
+) -> tuple[Any, nn.Module | None, int]:
+    """Tokenizer, model and width of a new run's text encoder; no model where it is left on the disk, in `folder`."""
+    if folder is not None:
+        found = AutoTokenizer.from_pretrained(folder.with_name("tokenizer"))
+        return found, None, text_width(AutoConfig.from_pretrained(folder))
+    if config.text_encoder != "builtin":
+        with torch.random.fork_rng(devices=[]):  # the denoiser begins the same whether this is loaded or not
+            encoder = TextEncoder.open(config.text_encoder)
+    elif tokenizer is not None:
+        model = BuiltinTextModel(len(tokenizer), config.text_width, config.text_layers, config.max_tokens)
+        encoder = TextEncoder(tokenizer, model)
+    else:
+        encoder = TextEncoder.builtin(
+            captions, config.text_width, config.text_layers, config.vocab_size, config.max_tokens
+        )
+    return encoder.tokenizer, encoder.model, encoder.width

@@ -10,18 +10,22 @@ import torch
 from transformers import AutoTokenizer
 
 from ..config import RunConfig, TrainConfig
+from ..data.cache import Cache
 from ..diffusion.objectives import Objective, TextToVideoDiffusion
 from ..diffusion.schedules import Schedule
 from ..errors import UsageError
 from ..families.base import Family, family_of, model_folder
+from ..families.frozen import Frozen, prepared_settings
+from ..families.imports import construct, import_class
 from ..families.native import NativeFamily
 from ..models.unet3d import UNet3D
-from .imports import construct, import_class
 
 logger = logging.getLogger("text2video")
 
 
-def build(config: RunConfig, captions: list[str], begun: Path | None = None) -> tuple[Family, Any, Objective]:
+def build(
+    config: RunConfig, captions: list[str], begun: Path | None = None, cache: Cache | None = None
+) -> tuple[Family, Any, Objective]:
     """The family, pipeline and objective of a run: new, or from the model in `init_from`.
 
     A model that is started from keeps its own architecture, text encoder, schedule, prediction and sampler.
@@ -29,7 +33,12 @@ def build(config: RunConfig, captions: list[str], begun: Path | None = None) -> 
     Args:
         captions: that the built-in tokenizer is made from.
         begun: model folder of this run's checkpoint, whose tokenizer is kept.
+        cache: prepared data, in place of the model's frozen parts, which are left on the disk.
+
+    Raises:
+        UsageError: the prepared data is not what these parts would have made of the clips.
     """
+    frozen = check_prepared(config, cache) if cache else Frozen()
     kind = import_class(config.model.model_class) if config.model.model_class else UNet3D
     diffusion = config.diffusion
     schedule = Schedule(diffusion.schedule, diffusion.num_timesteps, diffusion.shift)
@@ -37,7 +46,7 @@ def build(config: RunConfig, captions: list[str], begun: Path | None = None) -> 
     if config.train.init_from:
         folder = model_folder(config.train.init_from)
         family = family_of(folder)
-        pipe = family.open(folder, torch.device("cpu"), torch.float32)
+        pipe = family.open(folder, torch.device("cpu"), torch.float32, cache is not None)
         schedule, prediction = family.schedule(pipe), pipe.config["prediction"]
         height, width = config.data.size
         pipe.register_to_config(num_frames=config.data.num_frames, height=height, width=width)
@@ -48,7 +57,9 @@ def build(config: RunConfig, captions: list[str], begun: Path | None = None) -> 
         family = NativeFamily()
         torch.manual_seed(config.seed)
         tokenizer = AutoTokenizer.from_pretrained(begun / "tokenizer") if begun else None
-        pipe = construct(family.create, config, captions, kind, tokenizer)
+        pipe = construct(family.create, config, captions, kind, tokenizer, cache.folder / "parts" if cache else None)
+    if cache and frozen.text:
+        family.embeddings = cache.embedding
     kind = import_class(diffusion.objective) if diffusion.objective else TextToVideoDiffusion
     objective = construct(
         kind,
@@ -64,6 +75,22 @@ def build(config: RunConfig, captions: list[str], begun: Path | None = None) -> 
         edge_weight=diffusion.edge_weight,
     )
     return family, pipe, objective
+
+
+def check_prepared(config: RunConfig, cache: Cache) -> Frozen:
+    """The frozen parts whose work the cache holds.
+
+    Raises:
+        UsageError: it was made with other parts or sizes than the configuration's; all differences are named.
+    """
+    frozen = Frozen.of(config)
+    wanted = prepared_settings(config, frozen, cache.settings.video["dtype"])
+    if changes := wanted.changes(cache.settings):
+        raise UsageError(
+            f"{cache.folder} was prepared for another run: {'; '.join(changes)}. Take the options that it was prepared "
+            "with, or give `text2video data prepare` with those of this run: it encodes anew only what they change."
+        )
+    return frozen
 
 
 def steps_in_all(config: TrainConfig, clips: int, samples_per_step: int) -> int:
