@@ -29,7 +29,8 @@ class RayEncoder:
         self.writer = ShardWriter(job.shards, "ray")
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        numbers, clips = batch["id"].tolist(), len(self.work.clips)
+        numbers: list[int] = batch["id"].tolist()
+        clips = len(self.work.clips)
         todos = [self.work.clips[number] for number in numbers if number < clips]
         for number in numbers:
             if number >= clips:
