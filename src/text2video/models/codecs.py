@@ -43,13 +43,15 @@ class Geometry:
         kind: its class in diffusers.
         channels: of the latents.
         strides: frames, height and width of the video for each latent.
-        first_alone: whether the first frame has a latent of its own: then k * stride + 1 frames are taken.
+        first_alone: whether the first frame has a latent of its own.
+        frame_step: how many frames are taken together, after a first one that is alone.
     """
 
     kind: str
     channels: int
     strides: tuple[int, int, int]
     first_alone: bool
+    frame_step: int
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "Geometry":
@@ -77,7 +79,9 @@ class Geometry:
             time = time or config["patch_size_t"] * levels
         space = space or 2 ** (len(config["block_out_channels"]) - 1)
         time = 1 if kind == IMAGE else int(time or 4)
-        return cls(kind, int(channels), (time, int(space), int(space)), kind != IMAGE)
+        # CogVideoX's decoder takes latents in pairs, of 8 frames
+        step = 2 * time if kind == "AutoencoderKLCogVideoX" else time
+        return cls(kind, int(channels), (time, int(space), int(space)), kind != IMAGE, step)
 
     @classmethod
     def read(cls, folder: Path) -> "Geometry":
@@ -105,7 +109,7 @@ class Geometry:
         extra = int(self.first_alone)
         problems = []
         for name, size, stride, rest in (
-            ("num_frames", frames, self.strides[0], extra),
+            ("num_frames", frames, self.frame_step, extra),
             ("height", height, self.strides[1], 0),
             ("width", width, self.strides[2], 0),
         ):
