@@ -107,7 +107,7 @@ def test_a_full_disk_is_said_and_what_was_written_stays(tmp_path):
     before = part.read_bytes()
     part.unlink()
     part.symlink_to("/dev/full")
-    with pytest.raises(DataError, match="the disk is full.*same\\s+command again"):
+    with pytest.raises(DataError, match=r"the disk is full.*same command again"):
         writer.add("video", "b", "m", tensors(1))
     part.unlink()
     part.write_bytes(before)

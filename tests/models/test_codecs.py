@@ -1,4 +1,4 @@
-"""Autoencoders of diffusers: shapes, normalisation both ways, and what is said of videos and folders that do not fit."""
+"""Autoencoders of diffusers: shapes, normalisation both ways, and words for what does not fit."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Prepared data: complete, the same whoever made it and however often he was killed, and never more work than needed."""
+"""Prepared data: complete, the same whoever made it and however often that was killed, and no work done twice."""
 
 import json
 import os
@@ -72,7 +72,10 @@ def test_it_holds_what_the_encoders_say_of_every_clip_and_names_the_broken_one(w
     vae, encoder = open_codec(codecs()), TextEncoder.open(tiny_clip)
     for index in (0, 5):
         video = dataset[index]["video"][None]
-        for found, own in ((cache.video(index), encode(vae, video)), (cache.image(index), encode(vae, video[:, :, :1]))):
+        for found, own in (
+            (cache.video(index), encode(vae, video)),
+            (cache.image(index), encode(vae, video[:, :, :1])),
+        ):
             assert torch.equal(found["mean"], own.mean[0])
             assert torch.equal(found["logvar"], own.logvar[0])
     captions = {caption for clip in cache.clips for caption in clip.captions}
@@ -156,7 +159,7 @@ def test_what_is_damaged_or_gone_is_encoded_anew(whole, config, tmp_path):
     with shard.open("r+b") as file:
         file.seek(entry.offset + entry.size - 5)
         file.write(b"\x00\xff")
-    with pytest.raises(DataError, match="damaged.*data prepare"):
+    with pytest.raises(DataError, match=r"damaged.*data prepare"):
         Cache.open(out).verify()
     prepare(config(), out, image_latents=True)
     Cache.open(out).verify()
@@ -287,14 +290,17 @@ def test_two_at_once_are_refused(config, tmp_path):
 
 def test_too_little_room_is_said_before_anything_is_encoded(config, tmp_path, monkeypatch):
     monkeypatch.setattr("text2video.preparing.folder.shutil.disk_usage", lambda path: shutil._ntuple_diskusage(2, 1, 1))
-    with pytest.raises(DataError, match="needs about .* of disk, and .* are free"):
+    with pytest.raises(DataError, match=r"needs about .* of disk, and .* are free"):
         prepare(config(), tmp_path / "out")
     assert not list((tmp_path / "out/shards").iterdir())
 
 
 def test_what_is_missing_is_named(config, tmp_path):
     values = config().model_dump(mode="json")
-    for section, option, said in (("model", "codec", "holds no codec"), ("text", "text_encoder", "not on this machine")):
+    for section, option, said in (
+        ("model", "codec", "holds no codec"),
+        ("text", "text_encoder", "not on this machine"),
+    ):
         wrong = json.loads(json.dumps(values))
         wrong[section][option] = str(tmp_path / "nothing")
         with pytest.raises(ModelError, match=said):
@@ -312,5 +318,5 @@ def test_an_unfinished_folder_is_not_trained_on(config, tmp_path, monkeypatch):
     with pytest.raises(DataError, match="did not come to its end"):
         Cache.open(tmp_path / "out")
     recover(tmp_path / "out/shards")
-    with pytest.raises(DataError, match="no clips.parquet"):
+    with pytest.raises(DataError, match=r"no clips\.parquet"):
         Cache.open(tmp_path)

@@ -1,10 +1,10 @@
 """Training on prepared data: the same run as on the clips, with neither codec nor text encoder in memory."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
-import torch
 
 from text2video.config import RunConfig
 from text2video.errors import UsageError
@@ -53,3 +53,51 @@ def test_the_losses_are_those_of_the_clips_without_the_encoders(latent, tmp_path
         (result,) = generate(family_of(tmp_path / run / "final"), pipe, ["sks a red circle"], Settings(seed=1))
         videos.append(result.frames)
     assert (videos[0] == videos[1]).all()
+
+
+def test_a_run_that_does_not_fit_is_refused_with_what_differs(latent, tmp_path, codecs):
+    out = tmp_path / "out"
+    prepare(latent("clips"), out)
+    with pytest.raises(
+        UsageError, match=r"num_frames is 8, prepared was 4; .*caption_prefix is 'sks', prepared was ''"
+    ):
+        Trainer(latent("run", "--num_frames", "8", load_tensors=str(out), caption_prefix="sks"))
+    other = latent("run", load_tensors=str(out)).model_dump(mode="json")
+    other["model"]["codec"] = None
+    with pytest.raises(UsageError, match="codec is 'pixels', prepared was 'AutoencoderKL'"):
+        Trainer(RunConfig.model_validate(other))
+    with pytest.raises(UsageError, match="one view of each clip"):
+        RunConfig.build({"data": {"load_tensors": str(out), "augment": True}})
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_resumes_and_another_begins_from_its_model(latent, tmp_path):
+    """On prepared data throughout, with previews, and with the model's folder as the source of its parts."""
+    flags = ("--sample_steps", "6", "--num_samples", "1")
+    out = str(tmp_path / "out")
+    prepare(latent("clips"), out)
+    train(latent("run", "--max_steps", "4", load_tensors=out))
+    shutil.rmtree(tmp_path / "run" / "final")
+    train(latent("run", *flags, load_tensors=out), resume=True)
+    assert [step for step, *_ in losses(tmp_path / "run")] == [1, 2, 3, 4, 5, 6]
+    assert len(list((tmp_path / "run" / "samples" / "000006").glob("*.mp4"))) == 1
+
+    config = latent("next", "--max_steps", "1", load_tensors=out)
+    config.train.init_from = tmp_path / "run"
+    trainer = Trainer(config)
+    assert trainer.pipe.vae is None
+    trainer.run()
+    assert type(load(tmp_path / "next" / "final", device="cpu").vae).__name__ == "AutoencoderKL"
+
+
+def test_pixels_and_the_built_in_text_encoder_train_the_same(tiny, clips, tmp_path):
+    def make(name: str, **data: object) -> RunConfig:
+        values = tiny("--max_steps", "3", output_dir=tmp_path / name).model_dump(mode="json")
+        values["data"] |= {"shapes": None, **data}
+        return RunConfig.model_validate(values)
+
+    config = make("clips", data_dir=str(clips))
+    prepare(config, tmp_path / "out")
+    train(config)
+    train(make("tensors", load_tensors=str(tmp_path / "out"), num_workers=1))
+    assert losses(tmp_path / "clips") == losses(tmp_path / "tensors")
