@@ -49,7 +49,7 @@ class TextToVideoPipeline(DiffusionPipeline):
     """
 
     model_cpu_offload_seq = "text_encoder->unet->vae"
-    _optional_components = ["vae"]  # noqa: RUF012 - the name and type that diffusers reads
+    _optional_components = ["text_encoder", "vae"]  # noqa: RUF012 - the name and type that diffusers reads
 
     def __init__(
         self,

@@ -134,15 +134,15 @@ def test_only_what_changed_is_encoded_again(config, data, tmp_path, caplog):
         return {kind: new.count(kind) for kind in dict.fromkeys(new)}
 
     caplog.set_level("INFO", "text2video")
-    assert again() == {"text": 10, "video": 9, "left_out": 1}  # 8 captions, one more, and the empty one
+    assert again() == {"text": 12, "video": 9, "left_out": 1}  # 11 captions, and the empty one
     assert again() == {}
-    (caption := next((data / "captions").iterdir())).write_text("another caption\n", encoding="utf-8")
+    (caption := sorted((data / "captions").iterdir())[5]).write_text("another caption\n", encoding="utf-8")
     assert again() == {"text": 1}
     shutil.copy(data / "videos" / f"{caption.stem}.mp4", data / "videos" / "new.mp4")
     (data / "captions" / "new.txt").write_text("another caption\n", encoding="utf-8")
     assert again() == {"video": 1}
     assert again(image_latents=True) == {"image": 10}
-    assert again(caption_prefix="sks") == {"text": 9}
+    assert again(caption_prefix="sks") == {"text": 11}
     assert "caption_prefix is 'sks', prepared was '': all texts encoded anew" in caplog.text
     assert again(frame_size=32) == {"video": 10, "left_out": 1}
     assert "height is 32, prepared was 16" in caplog.text
@@ -173,6 +173,7 @@ def test_what_is_damaged_or_gone_is_encoded_anew(whole, config, tmp_path):
 
 def test_checksums_are_verified_once_and_not_at_each_opening(whole, monkeypatch):
     cache, looked = Cache.open(whole), []
+    cache.verify()
     monkeypatch.setattr("text2video.data.cache.find_damaged", lambda path, entries: looked.append(path) or [])
     cache.verify()
     assert not looked
@@ -219,7 +220,7 @@ def kill_and_resume(line: list[str], moments: list[float]) -> int:
 
 def test_killed_hard_then_resumed_equals_unbroken(whole, config, tmp_path):
     line = command(config(), tmp_path, tmp_path / "out")
-    assert kill_and_resume(line, [0.6, 1.0]) >= 1
+    assert kill_and_resume(line, [0.8]) == 1
     assert checksums(tmp_path / "out") == checksums(whole)
 
 
@@ -239,6 +240,7 @@ def test_two_processes_equal_one(whole, config, tmp_path):
     assert len(list((tmp_path / "out/shards").glob("*.tar"))) == 2
 
 
+@pytest.mark.slow
 def test_launched_processes_equal_one(whole, config, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

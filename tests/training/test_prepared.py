@@ -58,9 +58,7 @@ def test_the_losses_are_those_of_the_clips_without_the_encoders(latent, tmp_path
 def test_a_run_that_does_not_fit_is_refused_with_what_differs(latent, tmp_path, codecs):
     out = tmp_path / "out"
     prepare(latent("clips"), out)
-    with pytest.raises(
-        UsageError, match=r"num_frames is 8, prepared was 4; .*caption_prefix is 'sks', prepared was ''"
-    ):
+    with pytest.raises(UsageError, match=r"num_frames is 8, prepared was 4; .*caption_prefix is 'sks'"):
         Trainer(latent("run", "--num_frames", "8", load_tensors=str(out), caption_prefix="sks"))
     other = latent("run", load_tensors=str(out)).model_dump(mode="json")
     other["model"]["codec"] = None
@@ -79,7 +77,7 @@ def test_a_run_resumes_and_another_begins_from_its_model(latent, tmp_path):
     train(latent("run", "--max_steps", "4", load_tensors=out))
     shutil.rmtree(tmp_path / "run" / "final")
     train(latent("run", *flags, load_tensors=out), resume=True)
-    assert [step for step, *_ in losses(tmp_path / "run")] == [1, 2, 3, 4, 5, 6]
+    assert {step for step, loss, _ in losses(tmp_path / "run") if loss} == {1, 2, 3, 4, 5, 6}
     assert len(list((tmp_path / "run" / "samples" / "000006").glob("*.mp4"))) == 1
 
     config = latent("next", "--max_steps", "1", load_tensors=out)

@@ -37,20 +37,22 @@ def locked(out: Path, main: bool) -> Iterator[None]:
     if not main:
         yield
         return
-    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / _MARKER).is_file()):
+    # hidden files are the lock, and what a kill may leave before the marker is there
+    strange = out.is_dir() and any(not path.name.startswith(".") for path in out.iterdir())
+    if out.is_file() or (strange and not (out / _MARKER).is_file()):
         raise DataError(
             f"{out} holds something else than prepared data, and nothing of that is to be lost. Give a new folder."
         )
-    try:
-        (out / "shards").mkdir(parents=True, exist_ok=True)
-        write_file(out / _MARKER, json.dumps({"format": "text2video prepared data", "version": 1}) + "\n")
-    except OSError as error:
-        raise DataError(f"{out} cannot be written: {error}. Give another folder.") from None
     lock = FileLock(out / ".lock")
     try:
+        out.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
+        write_file(out / _MARKER, json.dumps({"format": "text2video prepared data", "version": 1}) + "\n")
+        (out / "shards").mkdir(exist_ok=True)
     except Timeout:
         raise DataError(f"Another `data prepare` is writing into {out}. Wait until it is done.") from None
+    except OSError as error:
+        raise DataError(f"{out} cannot be written: {error}. Give another folder.") from None
     try:
         yield
     finally:

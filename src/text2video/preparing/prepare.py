@@ -213,10 +213,11 @@ def finish(job: Job, manifest: Manifest, marks: list[str], work: Work, remove_un
         DataError: no clip could be encoded, or some were not, since a process was lost.
     """
     entries = read_entries(job.out)
-    clips, own, left_out, missing = [], [], [], 0
+    clips, own, left_out, used, missing = [], [], [], set(), 0
     for clip, mark in zip(manifest.clips, marks, strict=True):
         if reason := entries.get(("left_out", clip.id, mark)):
             left_out.append(LeftOut(clip.id, reason.reason))
+            used.add(reason.shard)
         elif ("video", clip.id, mark) in entries:
             clips.append(clip)
             own.append(mark)
@@ -231,7 +232,7 @@ def finish(job: Job, manifest: Manifest, marks: list[str], work: Work, remove_un
         raise DataError(f"None of the clips can be used. {reasons}. `text2video data check` shows all of them.")
     cache = Cache(job.out, job.settings, clips, own, left_out + manifest.left_out, entries)
     cache.save()
-    used = {entry.shard for entry in cache.current()}
+    used |= {entry.shard for entry in cache.current()}
     unused = [path for path in job.shards.glob("*.tar") if path.name not in used]
     bytes_unused = sum(path.stat().st_size for path in unused)
     if unused and remove_unused:

@@ -22,7 +22,7 @@ class Launched:
             from accelerate import PartialState
 
             # the others wait while one verifies what there is, or has the larger part
-            self._state = PartialState(timeout=timedelta(hours=12))
+            self._state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(hours=12))
 
     @property
     def rank(self) -> int:
