@@ -40,6 +40,7 @@ SMALLER = {
     "generate": "--num_inference_steps 2",
     "evaluate": "--num_prompts 2 --num_inference_steps 2",
     "data shapes": "--clips 6 --size 16 --num_frames 8",
+    "data prepare": "--num_frames 4 --frame_size 16",
 }
 PRETRAINED = set(text.PRETRAINED.values())
 # What is typed where a command asks: at the model, at two prompts, and at the end.
