@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,13 @@ def check_prepared(config: RunConfig, cache: Cache) -> Frozen:
     """
     frozen = Frozen.of(config)
     wanted = prepared_settings(config, frozen, cache.settings.video["dtype"])
+    parts = [cache.folder / "parts" / name for name in ("vae", "text_encoder")]
+    codec, text = (path if path.is_dir() else None for path in parts)
+    if frozen.marks() == Frozen(codec, str(text) if text else None).marks():  # a model that was trained on this data
+        prepared = cache.settings
+        video = {**wanted.video, "codec_content": prepared.video["codec_content"]}
+        words = {**wanted.text, "text_encoder_content": prepared.text["text_encoder_content"]}
+        wanted = replace(wanted, video=video, text=words)
     if changes := wanted.changes(cache.settings):
         raise UsageError(
             f"{cache.folder} was prepared for another run: {'; '.join(changes)}. Take the options that it was prepared "
