@@ -86,3 +86,82 @@ def _threads():
     yield
     torch.set_rng_state(state)
     torch.set_num_threads(threads)
+
+
+def tiny_codec(kind: str):
+    """A random autoencoder of a diffusers class: 4 latent channels, 2 or 8 pixels a latent."""
+    import diffusers
+
+    torch.manual_seed(0)
+    if kind == "AutoencoderKL":
+        blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+        numbers = {"scaling_factor": 0.5, "shift_factor": 0.1, "norm_num_groups": 4, "latent_channels": 4}
+        vae = diffusers.AutoencoderKL(block_out_channels=(8, 8), layers_per_block=1, **blocks, **numbers)
+    elif kind == "AutoencoderKLWan":
+        numbers = {"latents_mean": [0.1, -0.2, 0.3, 0.4], "latents_std": [1.0, 2.0, 0.5, 1.5]}
+        vae = diffusers.AutoencoderKLWan(base_dim=3, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1, **numbers)
+    elif kind == "AutoencoderKLCogVideoX":
+        blocks = {"down_block_types": ("CogVideoXDownBlock3D",) * 4, "up_block_types": ("CogVideoXUpBlock3D",) * 4}
+        numbers = {"block_out_channels": (8, 8, 8, 8), "latent_channels": 4, "norm_num_groups": 2}
+        vae = diffusers.AutoencoderKLCogVideoX(layers_per_block=1, **blocks, **numbers)
+    else:
+        off, widths = (False,) * 4, (8, 8, 8, 8)
+        vae = diffusers.AutoencoderKLLTXVideo(
+            latent_channels=4,
+            block_out_channels=widths,
+            decoder_block_out_channels=widths,
+            layers_per_block=(1,) * 5,
+            decoder_layers_per_block=(1,) * 5,
+            spatio_temporal_scaling=(True, True, False, False),
+            decoder_spatio_temporal_scaling=(True, True, False, False),
+            decoder_inject_noise=(*off, False),
+            upsample_residual=off,
+            upsample_factor=(1,) * 4,
+            patch_size=2,
+        )
+    return vae.eval()
+
+
+@pytest.fixture(scope="session")
+def codecs(tmp_path_factory):
+    """A function from a class of diffusers to the folder of a tiny random one."""
+    folder = tmp_path_factory.mktemp("codecs")
+
+    def make(kind: str = "AutoencoderKL") -> Path:
+        if not (folder / kind).is_dir():
+            tiny_codec(kind).save_pretrained(folder / kind)
+        return folder / kind
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tmp_path_factory) -> Path:
+    """The folder of a tiny random CLIP text encoder with its tokenizer."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    from text2video.models.text import train_tokenizer
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("clip")
+    tokenizer = train_tokenizer(["a red circle moves left"], max_tokens=77)
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
+    )
+    CLIPTextModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory) -> Path:
+    """A data set of ten short clips, one of them broken and one with two captions."""
+    from text2video.data import shapes
+
+    folder = tmp_path_factory.mktemp("clips") / "data"
+    shapes.write(folder, 10, size=32, num_frames=6)
+    names = sorted((folder / "videos").iterdir())
+    names[3].write_bytes(names[3].read_bytes()[:200])
+    with (folder / "captions" / f"{names[0].stem}.txt").open("a", encoding="utf-8") as file:
+        file.write("\nsomething moves\n")
+    return folder

@@ -40,6 +40,7 @@ SMALLER = {
     "generate": "--num_inference_steps 2",
     "evaluate": "--num_prompts 2 --num_inference_steps 2",
     "data shapes": "--clips 6 --size 16 --num_frames 8",
+    "data prepare": "--num_frames 4 --frame_size 16",
 }
 # Where the pages say that a server runs.
 ENDPOINT = "http://127.0.0.1:8000/v1"

@@ -47,6 +47,7 @@ class DataConfig(_Section):
     caption_column: str | None = Field(None, description="caption column, or text file of captions in data_root")
     video_column: str | None = Field(None, description="video column, or text file of paths in data_root")
     layout: str | None = Field(None, description="layout name; found out when not given")
+    load_tensors: Path | None = Field(None, description="folder of `data prepare`, in place of clips")
     shapes: ShapesConfig | None = Field(None, description="demo world in place of files")
     dataset_class: str | None = Field(None, description="your subclass of TextVideoDataset, as module:Class")
     num_frames: Positive = Field(16, description="frames of a training clip")
@@ -96,6 +97,7 @@ class ModelConfig(_Section):
     """The denoiser. See `UNet3D` for what each argument means."""
 
     kind: Literal["unet3d"] = Field("unet3d", description="architecture")
+    codec: Path | None = Field(None, description="folder of a diffusers autoencoder; none: pixels are denoised")
     model_class: str | None = Field(None, description="your subclass of the architecture, as module:Class")
     model_args: dict[str, Any] = Field({}, description="further arguments of that class")
     model_channels: Positive = Field(128, description="width of the first level")
@@ -215,6 +217,12 @@ class RunConfig(_Section):
         files = [self.data.data_dir, self.data.data_root, self.data.dataset_file]
         if self.data.shapes is not None and any(files):
             raise ValueError("data.shapes makes its own clips: leave out data_dir, data_root and dataset_file")
+        if self.data.load_tensors and self.data.shapes is not None:
+            raise ValueError("data.shapes makes its own clips: leave out load_tensors, or leave out shapes")
+        if self.data.load_tensors and self.data.augment:
+            raise ValueError("data.load_tensors holds one view of each clip, and data.augment varies it: leave out one")
+        if self.data.load_tensors and self.data.buckets:
+            raise ValueError("data.load_tensors holds clips of the size they were prepared in: leave out data.buckets")
         unused = ("augment", "buckets", "caption_prefix", "max_samples", "dataset_class")
         if self.data.shapes is not None and (given := [name for name in unused if getattr(self.data, name)]):
             raise ValueError(f"data.shapes makes its own clips: leave out {', '.join(given)}")

@@ -1,7 +1,10 @@
 """The text-to-video pipeline: our models as a diffusers `DiffusionPipeline`, a folder that loads anywhere."""
 
 import json
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,9 @@ from .errors import ModelError, UsageError
 # The parts of a saved pipeline are found among imported modules only.
 from .models import text as text
 from .models import unet3d as unet3d
+from .models.codecs import Geometry, decode, geometry_of
 from .models.text import TextEncoder
+from .sizes import ShapeRules
 
 
 class TextToVideoOutput(BaseOutput):
@@ -29,19 +34,23 @@ class TextToVideoOutput(BaseOutput):
 
 
 class TextToVideoPipeline(DiffusionPipeline):
-    """Text -> videos, with a denoiser, a text encoder with its tokenizer, and a scheduler.
+    """Text -> videos, with a denoiser, a text encoder with its tokenizer, a scheduler, and a codec or none.
+
+    A frozen part may be left on the disk (`leave_on_disk`): it is then None, and stays part of what is saved.
 
     Args:
-        unet: the denoiser.
+        unet: the denoiser, of pixels or of the codec's latents.
         scheduler: a diffusers scheduler: the schedule trained on, and the sampler used when none is named.
         text_encoder, tokenizer: see `TextEncoder`.
         prediction: what the denoiser predicts: epsilon, v, x0 or flow.
+        vae: a diffusers autoencoder between videos and what is denoised; None: pixels are denoised.
         num_frames, height, width, fps: of the videos it was trained on, and what it makes when not told otherwise.
         guidance_scale, guidance_interval, num_inference_steps: used when not told otherwise; interval None: guidance
             at every noise level; steps None: the sampler's own.
     """
 
-    model_cpu_offload_seq = "text_encoder->unet"
+    model_cpu_offload_seq = "text_encoder->unet->vae"
+    _optional_components = ["text_encoder", "vae"]  # noqa: RUF012 - the name and type that diffusers reads
 
     def __init__(
         self,
@@ -49,6 +58,7 @@ class TextToVideoPipeline(DiffusionPipeline):
         scheduler: Any,
         text_encoder: Any,
         tokenizer: Any,
+        vae: Any = None,
         prediction: str = "epsilon",
         num_frames: int = 16,
         height: int = 64,
@@ -59,7 +69,8 @@ class TextToVideoPipeline(DiffusionPipeline):
         guidance_interval: Sequence[float] | None = None,
     ):
         super().__init__()
-        self.register_modules(unet=unet, scheduler=scheduler, text_encoder=text_encoder, tokenizer=tokenizer)
+        self.on_disk: dict[str, Path] = {}
+        self.register_modules(unet=unet, scheduler=scheduler, text_encoder=text_encoder, tokenizer=tokenizer, vae=vae)
         self.register_to_config(
             prediction=prediction,
             num_frames=num_frames,
@@ -94,12 +105,55 @@ class TextToVideoPipeline(DiffusionPipeline):
                     "module first, or name it by --model_class module:Class."
                 ) from None
             raise ModelError(f"The model in {str(folder)!r} cannot be loaded: {error}") from None
-        for component in (pipe.unet, pipe.text_encoder):
+        for component in filter(None, (pipe.unet, pipe.text_encoder, pipe.vae)):
             # Loaded weights lie where the file had them; matrix products differ by 2e-6 unless they are aligned anew.
             for parameter in component.parameters():
                 parameter.data = parameter.data.clone()
             component.eval()
         return pipe
+
+    @property
+    def is_latent(self) -> bool:
+        """Whether it denoises a codec's latents, in memory or not."""
+        return self.vae is not None or "vae" in self.on_disk
+
+    def leave_on_disk(self, folders: Mapping[str, Path]) -> None:
+        """Has these parts, component -> folder, out of memory; whatever is saved holds copies of their folders."""
+        self.on_disk = dict(folders)
+        self.register_modules(**dict.fromkeys(folders))
+
+    @contextmanager
+    def completed(self) -> Iterator[None]:
+        """Within, what was left on the disk is in memory, on the pipeline's device."""
+        device = self.device
+        try:
+            for name, folder in self.on_disk.items():
+                library, kind = _class_in(folder)
+                part = getattr(import_module(library), kind).from_pretrained(folder, use_safetensors=True)
+                self.register_modules(**{name: part.eval().requires_grad_(False).to(device)})
+            yield
+        finally:
+            self.register_modules(**dict.fromkeys(self.on_disk))
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """Saves the pipeline as a folder that `from_pretrained` opens, whole even where parts are on the disk."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if not self.on_disk:
+            return
+        index = Path(save_directory) / "model_index.json"
+        parts = json.loads(index.read_text(encoding="utf-8"))
+        for name, folder in self.on_disk.items():
+            shutil.copytree(folder, Path(save_directory) / name)
+            parts[name] = list(_class_in(folder))
+        index.write_text(json.dumps(parts, indent=2) + "\n", encoding="utf-8")
+
+    @property
+    def rules(self) -> ShapeRules:
+        """The videos that it can take and make."""
+        vae = self.vae or self.on_disk.get("vae")
+        if vae is None:
+            return self.unet.rules
+        return (Geometry.read(vae) if isinstance(vae, Path) else geometry_of(vae)).rules(self.unet.rules)
 
     def encode_prompt(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Prompts -> the denoiser's keyword arguments."""
@@ -135,15 +189,17 @@ class TextToVideoPipeline(DiffusionPipeline):
         """
         config: Any = self.config
         channels: int = self.unet.config["in_channels"]
-        shape = (channels, num_frames or config.num_frames, height or config.height, width or config.width)
-        self.unet.rules.check(shape[1:])
+        shape: tuple[int, ...] = (num_frames or config.num_frames, height or config.height, width or config.width)
+        self.rules.check(shape)
+        if self.vae is not None:
+            shape = geometry_of(self.vae).latent_shape(shape)
         scale = config.guidance_scale if guidance_scale is None else guidance_scale
         low, high = guidance_interval or config.guidance_interval or (0.0, 1.0)
         if not 0 <= low <= high <= 1:
             raise UsageError(f"guidance_interval is {low:g} to {high:g}. Give two rising numbers from 0 to 1.")
         whole = self.scheduler.config.num_train_timesteps
         device = self._execution_device
-        noise = torch.stack([torch.randn(shape, generator=g, device=g.device) for g in generators]).to(device)
+        noise = torch.stack([torch.randn((channels, *shape), generator=g, device=g.device) for g in generators])
 
         negative, ask = None, dict(condition or {})
         if scale == 1.0:
@@ -151,16 +207,17 @@ class TextToVideoPipeline(DiffusionPipeline):
         else:  # encoded together, so that both have the same number of tokens
             both = self.encode_prompt([negative_prompt] * len(prompts) + list(prompts))
             negative, ask = ({**ask, **half} for half in _halves(both))
-        return sample(
+        x_0 = sample(
             guided(self._predict, scale, negative, (low * whole, high * whole)),
             self.scheduler,
-            noise,
+            noise.to(device),
             ask,
             config.prediction,
             num_inference_steps or config.num_inference_steps,
             list(generators) if len(generators) > 1 else generators[0],
             on_step,
-        ).clamp(-1, 1)
+        )
+        return (x_0 if self.vae is None else decode(self.vae, x_0)).clamp(-1, 1)
 
     def _predict(self, x_t: Tensor, t: Tensor, condition: dict[str, Any]) -> Tensor:
         dtype = self.unet.dtype
@@ -207,12 +264,23 @@ class TextToVideoPipeline(DiffusionPipeline):
 
     def use_sampler(self, name: str) -> None:
         """Change the scheduler to another sampler of the same schedule, by name."""
-        self.scheduler = Schedule.from_scheduler(self.scheduler).sampler(name, self.config["prediction"])
+        schedule = Schedule.from_scheduler(self.scheduler)
+        self.scheduler = schedule.sampler(name, self.config["prediction"], clip=not self.is_latent)
 
     @staticmethod
     def numpy_to_pil(images: np.ndarray) -> list[Any]:
         """Frames `[T, H, W, C]` in [0, 1] as a list of T images."""
         return DiffusionPipeline.numpy_to_pil(images)
+
+
+def _class_in(folder: Path) -> tuple[str, str]:
+    """Library and class of the part saved in a folder."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return (
+        ("diffusers", config["_class_name"])
+        if "_class_name" in config
+        else ("transformers", config["architectures"][0])
+    )
 
 
 def _halves(condition: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

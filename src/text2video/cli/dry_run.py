@@ -9,7 +9,7 @@ from ..config import RunConfig
 from ..families.base import Family
 from ..sizes import Bucket
 from ..training.build import build, shape_rules, steps_in_all
-from ..training.data import RunData, bucket_notes, collate, open_data, sampler_of
+from ..training.data import RunData, bucket_notes, collate, encoded, open_data, sampler_of
 
 
 def describe(config: RunConfig) -> str:
@@ -20,7 +20,7 @@ def describe(config: RunConfig) -> str:
         DataError: there is nothing to train on.
     """
     data = open_data(config.data, config.seed, shape_rules(config))
-    family, pipe, _ = build(config, data.captions, data.shape)
+    family, pipe, _ = build(config, data.captions, data.shape, cache=data.cache)
     lines = [*data.notes, *parameters(family, pipe), *shapes(config, data, family, pipe), *steps(config, data)]
     return config.to_yaml() + "\n" + "\n".join(f"# {line}" for line in lines)
 
@@ -44,10 +44,11 @@ def shapes(config: RunConfig, data: RunData, family: Family, pipe: Any) -> list[
     videos = [index for index in indices if data.train.shape(index) == largest]
     size = config.train.batch_size
     batch = collate([data.train[videos[row % len(videos)]] for row in range(size)])
-    latents = family.encode_video(pipe, batch["video"])
+    latents = encoded(family, pipe, batch, torch.device("cpu")).mean
     text = family.encode_text(pipe, family.trainable(pipe), batch["captions"])
-    lines = [f"video: {list(batch['video'].shape)} as batch, channels, frames, height, width"]
-    if latents.shape != batch["video"].shape:
+    video = [size, 3, *largest]
+    lines = [f"video: {video} as batch, channels, frames, height, width"]
+    if list(latents.shape) != video:
         lines.append(f"latents: {list(latents.shape)}")
     return lines + [f"{name}: {list(value.shape)}" for name, value in {**text, **batch["conditions"]}.items()]
 

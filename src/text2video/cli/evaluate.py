@@ -51,8 +51,8 @@ def evaluate(
     """
     from ..evaluation.shapes import evaluate_shapes
     from ..families.base import choose_device, choose_dtype, family_of, model_folder
+    from ..families.imports import import_class
     from ..generation import Settings
-    from ..training.imports import import_class
 
     if model_class:
         import_class(model_class)

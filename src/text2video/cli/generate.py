@@ -61,8 +61,8 @@ def generate(
         check_one_video(output_video, len(wanted) * sampling.num_videos_per_prompt)
     model = model or ask_model()
 
+    from ..families.imports import import_class
     from ..generation import Settings
-    from ..training.imports import import_class
     from .videos import Videos
 
     if model_class:

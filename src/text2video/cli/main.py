@@ -19,6 +19,7 @@ VERBS = {
     "setup": "Make the folders that a new data set goes into.",
     "data shapes": "Write a demo data set: moving shapes with true captions.",
     "data check": "Say what becomes of each clip of a data set, and why.",
+    "data prepare": "Encode videos and captions ahead of training, so that the encoders are not needed then.",
     "data convert": "Write a data set anew, in another layout.",
     "data caption": "Let a model describe the clips of a data set.",
     "data polish": "Let a language model rewrite the captions of a data set.",
@@ -40,7 +41,7 @@ def make_app() -> App:
         result_action="return_value",
         suppress_keyboard_interrupt=False,
     )
-    data = App(name="data", help="Make, check and convert data sets.", sort_key=2)
+    data = App(name="data", help="Make, check, prepare and convert data sets.", sort_key=2)
     app.command(data)
     for place, (verb, line) in enumerate(VERBS.items()):
         group, _, name = verb.rpartition(" ")

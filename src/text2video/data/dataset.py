@@ -98,7 +98,7 @@ class TextVideoDataset(Dataset[dict[str, Any]]):
         self.caption_prefix = caption_prefix.strip()
         self.short: Literal["repeat_last", "loop", "error"] = short
         self.random_window = random_window
-        self._unreadable: dict[str, str] = {}  # why, by clip id
+        self.unreadable: dict[str, str] = {}  # clip id -> why another took its place
         self._cache: dict[str, np.ndarray] = {}
         self._cache_left = int(cache_gb * 1e9)
 
@@ -129,19 +129,19 @@ class TextVideoDataset(Dataset[dict[str, Any]]):
         shape, size = self.shape(index), len(self.clips)
         for candidate in (n % size for n in range(index, index + size)):
             clip = self.clips[candidate]
-            if clip.id in self._unreadable or self.shape(candidate) != shape:
+            if clip.id in self.unreadable or self.shape(candidate) != shape:
                 continue
             try:
                 frames = self._frames(clip, shape, epoch)
             except Exception as error:  # a decoder meets any bytes and may answer with any error
-                self._unreadable[clip.id] = reason = str(error) if isinstance(error, VideoError) else repr(error)
+                self.unreadable[clip.id] = reason = str(error) if isinstance(error, VideoError) else repr(error)
                 log.warning("%s is left out, the next clip takes its place: %s", clip.id, reason)
             else:
                 return self._item(clip, frames, epoch)
         clip = self.clips[index]
         raise DataError(
             f"No clip of {shape[0]} frames of {shape[2]}x{shape[1]} pixels can be read. {clip.id}: "
-            f"{self._unreadable[clip.id]} `text2video data check` says what is wrong with each."
+            f"{self.unreadable[clip.id]} `text2video data check` says what is wrong with each."
         )
 
     def _frames(self, clip: Clip, shape: tuple[int, int, int], epoch: int) -> np.ndarray:
@@ -166,9 +166,8 @@ class TextVideoDataset(Dataset[dict[str, Any]]):
         return frames
 
     def _item(self, clip: Clip, frames: np.ndarray, epoch: int) -> dict[str, Any]:
-        video = torch.from_numpy(frames).permute(3, 0, 1, 2).contiguous()  # [C, T, H, W]; moved as bytes, not as floats
-        video = video.float().div_(127.5).sub_(1)
-        caption = clip.captions[int(self._rng("caption", epoch, clip).integers(len(clip.captions)))]
+        video = to_float(torch.from_numpy(frames).permute(3, 0, 1, 2).contiguous())  # [C, T, H, W]; moved as bytes
+        caption = draw_caption(clip, self.seed, epoch)
         if self.augment:
             caption = self.augment_text(caption, self._rng("augment_text", epoch, clip))
             video = self.augment_video(video, caption, self._rng("augment_video", epoch, clip))
@@ -176,7 +175,7 @@ class TextVideoDataset(Dataset[dict[str, Any]]):
         return {"video": video.contiguous(), "caption": caption, "id": clip.id, "conditions": {}}
 
     def _rng(self, purpose: str, epoch: int, clip: Clip) -> np.random.Generator:
-        return np.random.default_rng(stable_hash(purpose, self.seed, epoch, clip.id))
+        return _rng(purpose, self.seed, epoch, clip)
 
     def augment_text(self, caption: str, rng: np.random.Generator) -> str:
         """The caption in other words that are as true. Override it for your own; draw only from `rng`."""
@@ -207,3 +206,17 @@ class TextVideoDataset(Dataset[dict[str, Any]]):
         if flip and stays_true_when_flipped(caption):
             video = video.flip(-1)
         return (video * contrast + brightness).clamp(-1, 1)
+
+
+def draw_caption(clip: Clip, seed: int, epoch: int) -> str:
+    """One of the clip's captions."""
+    return clip.captions[int(_rng("caption", seed, epoch, clip).integers(len(clip.captions)))]
+
+
+def to_float(frames: torch.Tensor) -> torch.Tensor:
+    """Levels 0 to 255 -> float32 in [-1, 1]; what is float already stays as it is."""
+    return frames.float().div_(127.5).sub_(1) if frames.dtype == torch.uint8 else frames
+
+
+def _rng(purpose: str, seed: int, epoch: int, clip: Clip) -> np.random.Generator:
+    return np.random.default_rng(stable_hash(purpose, seed, epoch, clip.id))

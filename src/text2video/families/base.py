@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..diffusion.schedules import Schedule
 from ..errors import ModelError, UsageError
+from ..models.codecs import Latents
 from ..sizes import ShapeRules
 
 # Pipeline class in model_index.json -> module and class of its family.
@@ -24,14 +25,17 @@ class Family(Protocol):
     that the same lines serve one process and many.
     """
 
+    embeddings: Callable[[str], Tensor] | None
+    """Caption -> its embeddings `[L, D]`, in place of a frozen text encoder that is not in memory."""
+
     @property
     def name(self) -> str: ...
 
     @property
     def tasks(self) -> tuple[str, ...]: ...
 
-    def open(self, path: Path, device: torch.device, dtype: torch.dtype) -> Any:
-        """The pipeline in a folder."""
+    def open(self, path: Path, device: torch.device, dtype: torch.dtype, trainable_only: bool = False) -> Any:
+        """The pipeline in a folder; with `trainable_only` its frozen parts are left there, out of memory."""
         ...
 
     def rules(self, pipe: Any) -> ShapeRules:
@@ -50,8 +54,8 @@ class Family(Protocol):
         """Captions -> condition of the denoiser."""
         ...
 
-    def encode_video(self, pipe: Any, video: Tensor) -> Tensor:
-        """`[B, 3, T, H, W]` in [-1, 1] -> what is denoised, `[B, C, T, H, W]`."""
+    def encode_video(self, pipe: Any, video: Tensor) -> Latents:
+        """`[B, 3, T, H, W]` in [-1, 1] -> what is denoised, `[B, C, t, h, w]`, normalised."""
         ...
 
     def predict(self, modules: dict[str, nn.Module], x_t: Tensor, t: Tensor, condition: dict[str, Any]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Our own models as a family: a pixel-space 3D U-Net and a text encoder, built from a configuration or a folder."""
+"""Our own models as a family: a 3D U-Net over pixels or latents and a text encoder, from scratch or from a folder."""
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -6,25 +6,32 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from transformers import AutoConfig, AutoTokenizer
 
 from ..diffusion.schedules import Schedule
-from ..models.text import BuiltinTextModel, TextEncoder
+from ..models.codecs import Geometry, Latents, encode, open_codec
+from ..models.text import BuiltinTextModel, TextEncoder, padded, text_width
 from ..models.unet3d import UNet3D
 from ..pipelines import TextToVideoPipeline
 from ..sizes import Bucket, ShapeRules
+from .frozen import on_disk
 
 if TYPE_CHECKING:
-    from ..config import RunConfig
+    from ..config import RunConfig, TextConfig
 
 
 class NativeFamily:
-    """`UNet3D` over pixels, with the built-in or a pretrained text encoder."""
+    """`UNet3D` over pixels or a codec's latents, with the built-in or a pretrained text encoder.
+
+    `embeddings`, caption -> `[L, D]`, stands in for a frozen text encoder that is not in memory.
+    """
 
     name = "native"
     tasks = ("text-to-video",)
 
     def __init__(self) -> None:
         self._frozen: TextEncoder | None = None
+        self.embeddings: Callable[[str], Tensor] | None = None
 
     def create(
         self,
@@ -33,28 +40,23 @@ class NativeFamily:
         shape: Bucket,
         model_class: type[UNet3D] = UNet3D,
         tokenizer: Any = None,
+        parts: Path | None = None,
     ) -> Any:
         """An untrained pipeline for a run, which makes videos of `shape` when it is not told otherwise.
 
-        The built-in encoder's tokenizer is `tokenizer`, or made from the run's captions.
+        The built-in encoder's tokenizer is `tokenizer`, or made from the run's captions. Frozen parts that lie in the
+        folder `parts` are left there, out of memory.
         """
-        text = config.text
-        if text.text_encoder == "builtin" and tokenizer is not None:
-            encoder = TextEncoder(
-                tokenizer, BuiltinTextModel(len(tokenizer), text.text_width, text.text_layers, text.max_tokens)
-            )
-        elif text.text_encoder == "builtin":
-            encoder = TextEncoder.builtin(captions, text.text_width, text.text_layers, text.vocab_size, text.max_tokens)
-        else:
-            encoder = TextEncoder.open(text.text_encoder)
-        diffusion = config.diffusion
-        return TextToVideoPipeline(
-            unet=self.denoiser(config, encoder.width, model_class),
-            scheduler=Schedule(diffusion.schedule, diffusion.num_timesteps, diffusion.shift).sampler(
-                config.preview.scheduler, diffusion.prediction
-            ),
-            text_encoder=encoder.model,
-            tokenizer=encoder.tokenizer,
+        left = {name: parts / name for name in ("vae", "text_encoder") if parts and (parts / name).is_dir()}
+        codec, diffusion = config.model.codec, config.diffusion
+        tokenizer, text_encoder, width = _text(config.text, captions, tokenizer, left.get("text_encoder"))
+        schedule = Schedule(diffusion.schedule, diffusion.num_timesteps, diffusion.shift)
+        pipe = TextToVideoPipeline(
+            unet=self.denoiser(config, width, model_class),
+            scheduler=schedule.sampler(config.preview.scheduler, diffusion.prediction, clip=not codec),
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            vae=open_codec(codec) if codec and "vae" not in left else None,
             prediction=diffusion.prediction,
             num_frames=shape.frames,
             height=shape.height,
@@ -64,11 +66,15 @@ class NativeFamily:
             guidance_interval=config.preview.guidance_interval,
             num_inference_steps=config.preview.num_inference_steps,
         )
+        pipe.leave_on_disk(left)
+        return pipe
 
     @staticmethod
     def denoiser(config: "RunConfig", text_width: int, model_class: type[UNet3D] = UNet3D) -> UNet3D:
-        """An untrained denoiser of captions that are `text_width` wide."""
+        """An untrained denoiser, of pixels or the codec's latents, for captions that are `text_width` wide."""
         model = config.model
+        channels = Geometry.read(model.codec).channels if model.codec else 3
+        sizes = {} if channels == 3 else {"in_channels": channels, "out_channels": channels}
         return model_class(
             cross_attention_dim=text_width,
             model_channels=model.model_channels,
@@ -79,16 +85,21 @@ class NativeFamily:
             patch_size=model.patch_size,
             conv=model.conv,
             head_dim=model.head_dim,
-            **model.model_args,
+            **sizes | model.model_args,
         )
 
-    def open(self, path: Path, device: torch.device, dtype: torch.dtype = torch.float32) -> TextToVideoPipeline:
-        """The pipeline in a folder."""
-        return TextToVideoPipeline.from_pretrained(path, dtype=dtype).to(device)
+    def open(
+        self, path: Path, device: torch.device, dtype: torch.dtype = torch.float32, trainable_only: bool = False
+    ) -> TextToVideoPipeline:
+        """The pipeline in a folder; with `trainable_only` its frozen parts are left there, out of memory."""
+        left = on_disk(path) if trainable_only else {}
+        pipe = TextToVideoPipeline.from_pretrained(path, dtype=dtype, **dict.fromkeys(left)).to(device)
+        pipe.leave_on_disk(left)
+        return pipe
 
     def rules(self, pipe: Any) -> ShapeRules:
         """The videos that it can take."""
-        return pipe.unet.rules
+        return pipe.rules
 
     def schedule(self, pipe: Any) -> Schedule:
         """The noise schedule it was trained with."""
@@ -105,13 +116,15 @@ class NativeFamily:
         """Captions -> token embeddings and their mask. A frozen encoder reads each caption once."""
         if "text_encoder" in modules:
             return TextEncoder(pipe.tokenizer, modules["text_encoder"], trainable=True)(captions).condition()
+        if self.embeddings is not None:
+            return padded([self.embeddings(caption) for caption in captions], pipe.device).condition()
         if self._frozen is None or self._frozen.model is not pipe.text_encoder:
             self._frozen = TextEncoder(pipe.tokenizer, pipe.text_encoder)
         return self._frozen(captions).condition()
 
-    def encode_video(self, pipe: Any, video: Tensor) -> Tensor:
-        """Pixels are denoised as they are."""
-        return video
+    def encode_video(self, pipe: Any, video: Tensor) -> Latents:
+        """The codec's latents; without a codec pixels are denoised as they are."""
+        return Latents(video) if pipe.vae is None else encode(pipe.vae, video)
 
     def predict(self, modules: dict[str, nn.Module], x_t: Tensor, t: Tensor, condition: dict[str, Any]) -> Tensor:
         """The U-Net's prediction."""
@@ -127,3 +140,23 @@ class NativeFamily:
     ) -> Tensor:
         """See `TextToVideoPipeline.sample`."""
         return pipe.sample(prompts, generators, on_step=on_step, **settings)
+
+
+def _text(
+    config: "TextConfig", captions: Iterable[str], tokenizer: Any, folder: Path | None
+) -> tuple[Any, nn.Module | None, int]:
+    """Tokenizer, model and width of a new run's text encoder; no model where it is left on the disk, in `folder`."""
+    if folder is not None:
+        found = AutoTokenizer.from_pretrained(folder.with_name("tokenizer"))
+        return found, None, text_width(AutoConfig.from_pretrained(folder))
+    if config.text_encoder != "builtin":
+        with torch.random.fork_rng(devices=[]):  # the denoiser begins the same whether this is loaded or not
+            encoder = TextEncoder.open(config.text_encoder)
+    elif tokenizer is not None:
+        model = BuiltinTextModel(len(tokenizer), config.text_width, config.text_layers, config.max_tokens)
+        encoder = TextEncoder(tokenizer, model)
+    else:
+        encoder = TextEncoder.builtin(
+            captions, config.text_width, config.text_layers, config.vocab_size, config.max_tokens
+        )
+    return encoder.tokenizer, encoder.model, encoder.width

@@ -105,7 +105,7 @@ class TextEncoder:
     def __init__(self, tokenizer: Any, model: nn.Module, trainable: bool | None = None):
         self.tokenizer, self.model = tokenizer, model
         self.trainable = isinstance(model, BuiltinTextModel) if trainable is None else trainable
-        self._known: dict[str, tuple[Tensor, Tensor]] = {}
+        self._known: dict[str, Tensor] = {}
 
     @classmethod
     def builtin(
@@ -160,7 +160,7 @@ class TextEncoder:
     def width(self) -> int:
         """Width of the embeddings."""
         config: Any = self.model.config
-        return config.get("width") if isinstance(self.model, BuiltinTextModel) else _width(config)
+        return config.get("width") if isinstance(self.model, BuiltinTextModel) else text_width(config)
 
     @property
     def max_tokens(self) -> int:
@@ -172,15 +172,17 @@ class TextEncoder:
         device = next(self.model.parameters()).device
         if self.trainable:
             return TextEmbedding(*self._encode(captions, device))
-        for caption in set(captions) - set(self._known):  # frozen: each caption is encoded once, alone
-            hidden, mask = self._encode([caption], device)
-            self._known[caption] = hidden[0][mask[0]].cpu(), mask[0][mask[0]].cpu()
+        for caption in set(captions) - set(self._known):  # frozen: each caption is encoded once
+            self._known[caption] = self.read(caption)
         parts = [self._known[caption] for caption in captions]
         while len(self._known) > REMEMBERED:
             self._known.pop(next(iter(self._known)))
-        pad = torch.nn.utils.rnn.pad_sequence
-        hidden = pad([hidden for hidden, _ in parts], batch_first=True).to(device)  # [B, L, D]
-        return TextEmbedding(hidden, pad([mask for _, mask in parts], batch_first=True).to(device))
+        return padded(parts, device)
+
+    def read(self, caption: str) -> Tensor:
+        """The embeddings `[L, D]` of one caption by itself, float32, on the CPU; nothing is remembered."""
+        hidden, mask = self._encode([caption], next(self.model.parameters()).device)
+        return hidden[0][mask[0]].cpu()
 
     def _encode(self, captions: Sequence[str], device: torch.device) -> tuple[Tensor, Tensor]:
         tokens = self.tokenizer(
@@ -192,6 +194,39 @@ class TextEncoder:
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             output = self.model(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask)
         return output.last_hidden_state.float(), tokens.attention_mask.bool()
+
+
+def padded(parts: Sequence[Tensor], device: torch.device) -> TextEmbedding:
+    """Embeddings `[L, D]` of single captions as a batch, as long as the longest."""
+    pad = torch.nn.utils.rnn.pad_sequence
+    masks = [torch.ones(len(part), dtype=torch.bool) for part in parts]
+    return TextEmbedding(pad(list(parts), batch_first=True).to(device), pad(masks, batch_first=True).to(device))
+
+
+def text_source(name: str | Path) -> Path:
+    """The folder with the files of a pretrained encoder: `name` itself, or where a name was fetched to.
+
+    Raises:
+        ModelError: it is not on this machine.
+    """
+    from transformers.utils import cached_file
+
+    if Path(name).is_dir():
+        return Path(name)
+    source = PRETRAINED.get(str(name), str(name))
+    try:
+        return Path(cached_file(source, "config.json", local_files_only=True) or "").parent
+    except (OSError, ValueError):
+        raise ModelError(
+            f"The text encoder {str(name)!r} is not on this machine. Fetch it with `hf download {source}`, give its "
+            "folder, or use --text_encoder builtin, which needs no download."
+        ) from None
+
+
+def text_width(config: Any) -> int:
+    """Width of the embeddings of a transformers encoder with this configuration."""
+    config = getattr(config, "text_config", config)
+    return getattr(config, "d_model", None) or config.hidden_size
 
 
 def train_tokenizer(captions: Iterable[str], vocab_size: int = 4096, max_tokens: int = 77) -> Any:
@@ -224,8 +259,3 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int = 4096, max_tokens:
         model_max_length=max_tokens,
         padding_side="right",
     )
-
-
-def _width(config: Any) -> int:
-    config = getattr(config, "text_config", config)
-    return getattr(config, "d_model", None) or config.hidden_size

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,17 @@ from transformers import AutoTokenizer
 
 from ..config import RunConfig, TrainConfig
 from ..data.buckets import BucketSampler
+from ..data.cache import Cache
 from ..diffusion.objectives import Objective, TextToVideoDiffusion
 from ..diffusion.schedules import Schedule
 from ..errors import UsageError
 from ..families.base import Family, family_of, model_folder
+from ..families.frozen import Frozen, prepared_settings
+from ..families.imports import construct, import_class
 from ..families.native import NativeFamily
+from ..models.codecs import Geometry
 from ..models.unet3d import UNet3D
 from ..sizes import Bucket, ShapeRules
-from .imports import construct, import_class
 
 logger = logging.getLogger("text2video")
 
@@ -28,9 +32,10 @@ def shape_rules(config: RunConfig) -> ShapeRules:
     if config.train.init_from:
         folder = model_folder(config.train.init_from)
         family = family_of(folder)
-        return family.rules(family.open(folder, torch.device("cpu"), torch.float32))
+        return family.rules(family.open(folder, torch.device("cpu"), torch.float32, trainable_only=True))
     with torch.device("meta"):  # no memory, and nothing drawn
-        return construct(NativeFamily.denoiser, config, 1, denoiser_class(config)).rules
+        inner = construct(NativeFamily.denoiser, config, 1, denoiser_class(config)).rules
+    return Geometry.read(config.model.codec).rules(inner) if config.model.codec else inner
 
 
 def denoiser_class(config: RunConfig) -> type[UNet3D]:
@@ -39,7 +44,7 @@ def denoiser_class(config: RunConfig) -> type[UNet3D]:
 
 
 def build(
-    config: RunConfig, captions: list[str], shape: Bucket, begun: Path | None = None
+    config: RunConfig, captions: list[str], shape: Bucket, begun: Path | None = None, cache: Cache | None = None
 ) -> tuple[Family, Any, Objective]:
     """The family, pipeline and objective of a run: new, or from the model in `init_from`.
 
@@ -49,14 +54,19 @@ def build(
         captions: that the built-in tokenizer is made from.
         shape: what the model makes when it is not told otherwise.
         begun: model folder of this run's checkpoint, whose tokenizer is kept.
+        cache: prepared data, in place of the model's frozen parts, which are left on the disk.
+
+    Raises:
+        UsageError: the prepared data is not what these parts would have made of the clips.
     """
+    frozen = check_prepared(config, cache) if cache else Frozen()
     diffusion = config.diffusion
     schedule = Schedule(diffusion.schedule, diffusion.num_timesteps, diffusion.shift)
     prediction = diffusion.prediction
     if config.train.init_from:
         folder = model_folder(config.train.init_from)
         family = family_of(folder)
-        pipe = family.open(folder, torch.device("cpu"), torch.float32)
+        pipe = family.open(folder, torch.device("cpu"), torch.float32, cache is not None)
         schedule, prediction = family.schedule(pipe), pipe.config["prediction"]
         pipe.register_to_config(num_frames=shape.frames, height=shape.height, width=shape.width)
         if config.data.fps:
@@ -66,7 +76,10 @@ def build(
         family = NativeFamily()
         torch.manual_seed(config.seed)
         tokenizer = AutoTokenizer.from_pretrained(begun / "tokenizer") if begun else None
-        pipe = construct(family.create, config, captions, shape, denoiser_class(config), tokenizer)
+        parts = cache.folder / "parts" if cache else None
+        pipe = construct(family.create, config, captions, shape, denoiser_class(config), tokenizer, parts)
+    if cache and frozen.text:
+        family.embeddings = cache.embedding
     kind = import_class(diffusion.objective) if diffusion.objective else TextToVideoDiffusion
     objective = construct(
         kind,
@@ -82,6 +95,29 @@ def build(
         edge_weight=diffusion.edge_weight,
     )
     return family, pipe, objective
+
+
+def check_prepared(config: RunConfig, cache: Cache) -> Frozen:
+    """The frozen parts whose work the cache holds.
+
+    Raises:
+        UsageError: it was made with other parts or sizes than the configuration's; all differences are named.
+    """
+    frozen = Frozen.of(config)
+    wanted = prepared_settings(config, frozen, cache.settings.video["dtype"])
+    parts = [cache.folder / "parts" / name for name in ("vae", "text_encoder")]
+    codec, text = (path if path.is_dir() else None for path in parts)
+    if frozen.marks() == Frozen(codec, str(text) if text else None).marks():  # a model that was trained on this data
+        prepared = cache.settings
+        video = {**wanted.video, "codec_content": prepared.video["codec_content"]}
+        words = {**wanted.text, "text_encoder_content": prepared.text["text_encoder_content"]}
+        wanted = replace(wanted, video=video, text=words)
+    if changes := wanted.changes(cache.settings):
+        raise UsageError(
+            f"{cache.folder} was prepared for another run: {'; '.join(changes)}. Take the options that it was prepared "
+            "with, or give `text2video data prepare` with those of this run: it encodes anew only what they change."
+        )
+    return frozen
 
 
 def steps_in_all(config: TrainConfig, sampler: BucketSampler) -> int:

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from ..config import DataConfig, RunConfig
 from ..data.buckets import BucketSampler
+from ..data.cache import Cache, CachedDataset
 from ..data.check_cache import cache_file
 from ..data.checks import check
 from ..data.clips import Clip, split
@@ -19,8 +21,10 @@ from ..data.dataset import TextVideoDataset
 from ..data.layouts import read_layout
 from ..data.shapes import ShapesDataset
 from ..errors import DataError, UsageError
+from ..families.base import Family
+from ..families.imports import construct, import_class
+from ..models.codecs import Latents
 from ..sizes import ALL, Bucket, ShapeRules, parse_all
-from .imports import construct, import_class
 
 
 @dataclass
@@ -32,6 +36,7 @@ class RunData:
     captions: list[str]  # of the training clips, for the tokenizer
     notes: list[str]  # what became of the clips, in words
     shape: Bucket  # what the model makes when it is not told otherwise: the most frequent bucket
+    cache: Cache | None = None  # where the frozen parts' work was done ahead
 
 
 def open_data(
@@ -49,6 +54,8 @@ def open_data(
         UsageError: no data was named, or the rules forbid a shape.
     """
     height, width = config.size
+    if config.load_tensors is not None:
+        return open_prepared(config, config.load_tensors, seed, rules)
     if config.shapes is not None:
         world = config.shapes
         rules.check(config.shape)
@@ -63,7 +70,8 @@ def open_data(
         return RunData(train, val, captions, notes, config.shape)
     if not (config.data_dir or config.data_root or config.dataset_file):
         raise UsageError(
-            "No data was named. Give --data_dir, --data_root or --dataset_file; --shapes tries the demo world."
+            "No data was named. Give --data_dir, --data_root, --dataset_file or --load_tensors; --shapes tries the "
+            "demo world."
         )
     manifest = read_layout(
         config.data_dir,
@@ -145,6 +153,44 @@ def bucket_notes(sampler: BucketSampler) -> list[str]:
     return notes if len(notes) > 1 else []
 
 
+def open_prepared(config: DataConfig, folder: Path, seed: int, rules: ShapeRules) -> RunData:
+    """The data that `data prepare` wrote to a folder: the clips, splits and captions that the files would have given.
+
+    Raises:
+        DataError: there is none, or some of it is damaged.
+    """
+    cache = Cache.open(folder)
+    cache.verify()
+    count = min(len(cache.clips), config.max_samples or len(cache.clips))
+    places = {clip.id: place for place, clip in enumerate(cache.clips[:count])}
+    if not places:
+        raise DataError(f"{folder} holds no clips. Prepare some with `text2video data prepare`.")
+    train_clips, val_clips = split(cache.clips[:count], config.val_fraction, seed)
+    train = CachedDataset(cache, [places[clip.id] for clip in train_clips], seed)
+    val = CachedDataset(cache, [places[clip.id] for clip in val_clips], seed) if val_clips else None
+    prefix = cache.settings.caption_prefix
+    captions = [f"{prefix} {caption}".strip() for clip in train_clips for caption in clip.captions]
+    notes = [f"{len(train_clips)} clips to train on, {len(val_clips)} to validate, prepared in {folder}"]
+    if config.fps:
+        notes.append(
+            "each clip has one view, the window in its middle: clips themselves would give a new one each epoch"
+        )
+    notes += [f"left out {name}: {reason}" for name, reason in cache.left_out]
+    shapes = Counter(Bucket(*train.shape(index)) for index in range(len(train)))
+    for shape in shapes:
+        rules.check(shape)
+    return RunData(train, val, captions, notes, max(shapes, key=lambda shape: (shapes[shape], shape)), cache)
+
+
+def encoded(family: Family, pipe: Any, items: dict[str, Any], device: torch.device) -> Latents:
+    """What a batch's videos were encoded to, ahead or now."""
+    if "mean" in items:
+        mean, logvar = (items[name].to(device, non_blocking=True).float() for name in ("mean", "logvar"))
+        return Latents(mean, logvar)
+    with torch.no_grad():
+        return family.encode_video(pipe, items["video"].to(device, non_blocking=True))
+
+
 def batches(dataset: Any, sampler: BucketSampler, num_workers: int) -> Iterator[dict[str, Any]]:
     """This process's parts of the sampler's batches, without end, each of one shape."""
     loader = DataLoader(
@@ -166,9 +212,10 @@ def _ignore_interrupt(worker: int) -> None:
 
 
 def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Items of one shape -> a batch: `video` `[B, C, T, H, W]`, `captions`, `ids`, stacked `conditions`."""
+    """Items of one shape -> a batch: `video` `[B, C, T, H, W]`, or `mean` and `logvar` `[B, C, t, h, w]` where it was
+    encoded ahead; `captions`, `ids`, stacked `conditions`."""
     return {
-        "video": torch.stack([item["video"] for item in items]),
+        **{name: torch.stack([i[name] for i in items]) for name in ("video", "mean", "logvar") if name in items[0]},
         "captions": [item["caption"] for item in items],
         "ids": [item["id"] for item in items],
         "conditions": torch.utils.data.default_collate([item["conditions"] for item in items]),

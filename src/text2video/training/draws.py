@@ -4,9 +4,13 @@ No generator lives from step to step, so a resumed run draws what the unbroken o
 draws the same whether one process holds it or several share it.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
+
+from ..models.codecs import Latents
 
 
 def generator(*key: int) -> torch.Generator:
@@ -35,3 +39,12 @@ def draw(
         levels[row] = min(max((index + within) / num_samples, 1e-6), 1 - 1e-6)
         uniform.append(other)
     return noise, levels, uniform
+
+
+def draw_latents(latents: Latents, keys: Sequence[tuple[int, ...]]) -> Tensor:
+    """One draw `[B, C, t, h, w]` from the distribution that each video was encoded to, by a key for each."""
+    if latents.logvar is None:
+        return latents.mean
+    shape = latents.mean.shape[1:]
+    noise = torch.stack([torch.randn(shape, generator=generator(*key)) for key in keys])
+    return latents.sample(noise.to(latents.mean.device))

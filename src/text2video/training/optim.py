@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..config import OptimConfig
 from ..errors import UsageError
-from .imports import import_class
+from ..families.imports import import_class
 from .muon import Muon
 
 # Embeddings and what leaves a network are no hidden matrices: Muon's reference leaves them to AdamW.

@@ -32,8 +32,8 @@ from ..families.base import choose_device
 from ..generation import Settings, file_names, generate
 from .build import build, choose_precision, has_compiler, shape_rules, steps_in_all
 from .checkpoint import Checkpoints, write_text, write_whole
-from .data import RunData, batches, bucket_notes, collate, open_data, sampler_of
-from .draws import draw, generator
+from .data import RunData, batches, bucket_notes, collate, encoded, open_data, sampler_of
+from .draws import draw, draw_latents, generator
 from .ema import EMA
 from .optim import learning_rate, make_optimizer
 from .rehearsal import rehearse
@@ -109,7 +109,9 @@ class Trainer:
         steps = self.checkpoints.steps()
         begun = self.checkpoints.path(steps[-1]) / "model" if steps else None
         self.sampler = sampler_of(config, self.data.train, rank, world)
-        self.family, self.pipe, self.objective = build(config, self.data.captions, self.data.shape, begun)
+        self.family, self.pipe, self.objective = build(
+            config, self.data.captions, self.data.shape, begun, self.data.cache
+        )
         self.total_steps = steps_in_all(config.train, self.sampler)
 
         # The averaged weights are a pipeline of their own, always ready for previews, validation and saving.
@@ -193,7 +195,7 @@ class Trainer:
             return 0
         plain = {name: self.accelerator.unwrap_model(module) for name, module in self.modules.items()}
         self.checkpoints.load(steps[-1], plain, self.states)
-        saved = self.family.open(self.checkpoints.path(steps[-1]) / "model", torch.device("cpu"), torch.float32)
+        saved = self.family.open(self.checkpoints.path(steps[-1]) / "model", torch.device("cpu"), torch.float32, True)
         for name, part in self.family.trainable(saved).items():
             self.ema.averages[name].load_state_dict(part.state_dict())
         self.best_loss, self.best_step = best_so_far(self.config.output_dir / "metrics.jsonl", steps[-1])
@@ -270,10 +272,11 @@ class Trainer:
         They are of the `size` samples of the step those from `first` on, shared among the processes.
         """
         device = self.accelerator.device
-        with torch.no_grad():
-            x_0 = self.family.encode_video(self.pipe, items["video"].to(device, non_blocking=True))
-        first += self.rank * len(x_0)
-        noise, u, uniform = draw(self.config.seed, step, range(first, first + len(x_0)), size, x_0.shape[1:])
+        latents = encoded(self.family, self.pipe, items, device)
+        first += self.rank * len(latents.mean)
+        indices = range(first, first + len(latents.mean))
+        x_0 = draw_latents(latents, [(self.config.seed, 11, step, index) for index in indices])
+        noise, u, uniform = draw(self.config.seed, step, indices, size, x_0.shape[1:])
         dropout = self.config.data.caption_dropout
         captions = ["" if r < dropout else c for r, c in zip(uniform, items["captions"], strict=True)]
         conditions = {name: value.to(device) for name, value in items["conditions"].items()}
@@ -330,7 +333,8 @@ class Trainer:
         val: Any = self.data.val
         device = self.accelerator.device
         items = collate([val[row % len(val)] for row in rows])
-        x_0 = self.family.encode_video(self.averaged, items["video"].to(device))
+        latents = encoded(self.family, self.averaged, items, device)
+        x_0 = draw_latents(latents, [(self.config.seed, 31, row) for row in rows])
         noise = torch.stack([torch.randn(x_0.shape[1:], generator=generator(self.config.seed, 30, r)) for r in rows])
         # multiples of the golden ratio: any few of them lie evenly in (0, 1)
         u = torch.tensor([(0.5 + row * 0.6180339887) % 1 for row in rows]).clamp(1e-6, 1 - 1e-6)
@@ -366,7 +370,8 @@ class Trainer:
         clips = []
         for index in range(self.rank, len(prompts), self.world):
             settings = Settings(seed=self.config.seed + index, num_inference_steps=steps)
-            (result,) = generate(self.family, self.averaged, [prompts[index]], settings, str(self.final))
+            with self.averaged.completed():
+                (result,) = generate(self.family, self.averaged, [prompts[index]], settings, str(self.final))
             name = f"{index:02d}-{file_names([prompts[index]])[0]}"
             folder.mkdir(parents=True, exist_ok=True)
             video.write(folder / name, result.frames, result.fps, metadata=result.metadata())

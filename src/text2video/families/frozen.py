@@ -1,0 +1,100 @@
+"""What of a model is frozen and can work ahead of training: its codec, and a pretrained text encoder.
+
+Both are known by the content of their files, so that what they encoded is never taken for another model's work.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig
+
+from ..config import RunConfig
+from ..data.cache import Settings, content_mark
+from ..errors import UsageError
+from ..models.codecs import Geometry
+from ..models.text import text_source, text_width
+from .base import family_of, model_folder
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """The frozen parts of the model that a configuration means.
+
+    Args:
+        codec: folder of the autoencoder; None: pixels are denoised.
+        text: name or folder of the pretrained text encoder; None: the text encoder is trained with the model.
+    """
+
+    codec: Path | None = None
+    text: str | None = None
+
+    @classmethod
+    def of(cls, config: RunConfig) -> "Frozen":
+        """From a configuration, or from the model that it starts from.
+
+        Raises:
+            ModelError: that model is not there or not known.
+        """
+        if config.train.init_from:
+            folder = model_folder(config.train.init_from)
+            family_of(folder)
+            kept = on_disk(folder)
+            return cls(kept.get("vae"), str(kept["text_encoder"]) if "text_encoder" in kept else None)
+        text = config.text.text_encoder
+        return cls(config.model.codec, None if text == "builtin" or _is_ours(Path(text)) else text)
+
+    @property
+    def geometry(self) -> Geometry | None:
+        """Of the codec, from its configuration alone."""
+        return Geometry.read(self.codec) if self.codec else None
+
+    @property
+    def text_width(self) -> int:
+        """Width of the text encoder's embeddings, from its configuration alone."""
+        return text_width(AutoConfig.from_pretrained(text_source(self.text or "")))
+
+    def marks(self) -> dict[str, Any]:
+        """What the parts are and what is in their files: equal for equal models, wherever they lie."""
+        geometry = self.geometry
+        return {
+            "codec": geometry.kind if geometry else "pixels",
+            "codec_content": _content(self.codec) if self.codec else "",
+            "text_encoder": "pretrained" if self.text else "trained with the model",
+            "text_encoder_content": _content(text_source(self.text)) if self.text else "",
+        }
+
+
+def on_disk(folder: Path) -> dict[str, Path]:
+    """The frozen parts of a model folder: component -> its folder."""
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    parts = {"vae": index.get("vae"), "text_encoder": index.get("text_encoder")}
+    return {name: folder / name for name, kind in parts.items() if kind and kind[0] in ("diffusers", "transformers")}
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a text encoder is the built-in one of a finished model, which goes on learning."""
+    return (folder / "text_encoder").is_dir() and "text_encoder" not in on_disk(folder)
+
+
+def _content(folder: Path) -> str:
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".txt", ".model"))
+    if not any(path.suffix == ".safetensors" for path in files):
+        raise UsageError(f"{str(folder)!r} holds no weights as safetensors. Give the folder of a whole model.")
+    return content_mark(*files)
+
+
+def prepared_settings(config: RunConfig, frozen: Frozen, dtype: str, image_latents: bool = False) -> Settings:
+    """What prepared data follows from, in a configuration.
+
+    Args:
+        dtype: that latents and embeddings are stored in.
+    """
+    data, marks = config.data, frozen.marks()
+    height, width = data.size
+    sampled = {name: getattr(data, name) for name in ("num_frames", "fps", "short", "dataset_class")}
+    codec = {name: marks[name] for name in ("codec", "codec_content")}
+    text = {name: marks[name] for name in ("text_encoder", "text_encoder_content")}
+    video = {**sampled, "height": height, "width": width, **codec, "dtype": dtype}
+    return Settings(video, text | {"dtype": dtype}, data.caption_prefix.strip(), image_latents)

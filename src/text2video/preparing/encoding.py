@@ -1,0 +1,211 @@
+"""Encoding one clip and one caption, the same whichever process does it, and one process's part of the work."""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..config import RunConfig
+from ..data.cache import Settings, to_pixels
+from ..data.checks import check
+from ..data.clips import Clip, Manifest, stable_hash
+from ..data.dataset import TextVideoDataset
+from ..data.shards import ShardWriter
+from ..errors import DataError
+from ..families.frozen import Frozen
+from ..families.imports import construct, import_class
+from ..models.codecs import Latents, encode, open_codec
+from ..models.text import TextEncoder
+
+_CHECKED = 64  # clips whose files are looked at together, before they are encoded
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a data set is encoded with, and where to.
+
+    Args:
+        config: of a run that will train on it.
+        frozen: the parts that encode.
+        settings: what the result follows from.
+        root: of the data set.
+        out: the folder.
+        dtype: that latents and embeddings are stored in.
+    """
+
+    config: RunConfig
+    frozen: Frozen
+    settings: Settings
+    root: Path
+    out: Path
+    dtype: torch.dtype
+
+    @property
+    def shards(self) -> Path:
+        """Where samples are written."""
+        return self.out / "shards"
+
+
+@dataclass(frozen=True)
+class Todo:
+    """A clip that is to be encoded: what of it, and the mark of the result."""
+
+    clip: Clip
+    mark: str
+    video: bool
+    image: bool
+
+
+@dataclass(frozen=True)
+class Work:
+    """What there is to encode."""
+
+    clips: Sequence[Todo]
+    texts: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.clips) + len(self.texts)
+
+    def part(self, number: int, parts: int) -> "Work":
+        """The share of one of several processes, by clip id and text alone."""
+        return Work(
+            [todo for todo in self.clips if stable_hash("part", todo.clip.id) % parts == number],
+            [text for text in self.texts if stable_hash("part", text) % parts == number],
+        )
+
+
+class Encoder:
+    """The frozen parts, on a device.
+
+    Args:
+        job: of which the parts are opened when they are first needed.
+        device: where they work.
+    """
+
+    def __init__(self, job: Job, device: torch.device):
+        self.job, self.device = job, device
+        self._vae: Any = None
+        self._text: TextEncoder | None = None
+
+    def video(self, video: Tensor) -> dict[str, Tensor]:
+        """`[3, T, H, W]` in [-1, 1] -> `mean` and `logvar` `[C, t, h, w]`, or `pixels` `[3, T, H, W]`."""
+        if self.job.frozen.codec is None:
+            return {"pixels": to_pixels(video)}
+        if self._vae is None:
+            self._vae = open_codec(self.job.frozen.codec).to(self.device)
+        latents: Latents = encode(self._vae, video[None].to(self.device))
+        assert latents.logvar is not None
+        return {"mean": self._stored(latents.mean[0]), "logvar": self._stored(latents.logvar[0])}
+
+    def text(self, text: str) -> dict[str, Tensor]:
+        """A caption -> `hidden` `[L, D]`."""
+        if self._text is None:
+            assert self.job.frozen.text is not None
+            self._text = TextEncoder.open(self.job.frozen.text)
+            self._text.model.to(self.device)  # pyright: ignore[reportArgumentType] - transformers' own signature
+        return {"hidden": self._stored(self._text.read(text))}
+
+    def _stored(self, tensor: Tensor) -> Tensor:
+        return tensor.to("cpu", self.job.dtype)
+
+
+def open_dataset(job: Job, clips: Sequence[Clip]) -> TextVideoDataset:
+    """Clips as a run would see them, except that nothing is drawn anew each epoch."""
+    data = job.config.data
+    height, width = data.size
+    kind = import_class(data.dataset_class) if data.dataset_class else TextVideoDataset
+    return construct(
+        kind,
+        list(clips),
+        num_frames=data.num_frames,
+        height=height,
+        width=width,
+        fps=data.fps,
+        seed=job.config.seed,
+        caption_prefix=data.caption_prefix,
+        short=data.short,
+        random_window=False,
+        cache_gb=0.0,
+    )
+
+
+def encode_part(
+    job: Job,
+    work: Work,
+    device: torch.device,
+    check_workers: int | None = None,
+    on_done: Callable[[int], None] = lambda done: None,
+) -> None:
+    """Encodes texts and clips into shards; `on_done` is called with how many of them are done.
+
+    A clip that cannot be read is written down with its reason, and stops nothing.
+
+    Args:
+        check_workers: processes that look at files before they are decoded; None: one a core.
+
+    Raises:
+        DataError: the disk is full.
+    """
+    encoder, done = Encoder(job, device), 0
+    with ShardWriter(job.shards, "data") as writer:
+        for text in work.texts:
+            writer.add("text", text, job.settings.text_mark, encoder.text(text))
+            on_done(done := done + 1)
+        for first in range(0, len(work.clips), _CHECKED):
+            for todo, item in readable(job, work.clips[first : first + _CHECKED], check_workers):
+                write(writer, encoder, todo, item)
+                on_done(done := done + 1)
+
+
+def readable(job: Job, todos: Sequence[Todo], check_workers: int | None) -> Iterator[tuple[Todo, dict[str, Any] | str]]:
+    """Clips with their items, or with the reason why there is none. One clip is decoded while another is encoded."""
+    data = job.config.data
+    height, width = data.size
+    report = check(
+        Manifest(job.root, "", [todo.clip for todo in todos]),
+        num_frames=data.num_frames,
+        fps=data.fps,
+        height=height,
+        width=width,
+        short=data.short,
+        workers=check_workers,
+    )
+    reasons = dict(report.manifest.left_out)
+    dataset = open_dataset(job, [todo.clip for todo in todos])
+
+    def read(index: int) -> dict[str, Any] | str:
+        id = todos[index].clip.id
+        if id in reasons:
+            return reasons[id]
+        try:
+            item = dataset[index]
+        except DataError:
+            return dataset.unreadable[id]
+        return item if item["id"] == id else dataset.unreadable[id]
+
+    with ThreadPoolExecutor(1) as pool:
+        ahead = pool.submit(read, 0)
+        for index, todo in enumerate(todos):
+            item = ahead.result()
+            if index + 1 < len(todos):
+                ahead = pool.submit(read, index + 1)
+            yield todo, item
+
+
+def write(writer: ShardWriter, encoder: Encoder, todo: Todo, item: dict[str, Any] | str) -> None:
+    """Encodes a clip and writes what is wanted of it."""
+    id = todo.clip.id
+    if isinstance(item, str):
+        writer.add("left_out", id, todo.mark, {}, reason=item)
+        return
+    video: Tensor = item["video"]  # [3, T, H, W]
+    shape = tuple(video.shape[1:])
+    if todo.video:
+        conditions = {f"condition.{name}": torch.as_tensor(value) for name, value in item["conditions"].items()}
+        writer.add("video", id, todo.mark, encoder.video(video) | conditions, shape)
+    if todo.image:
+        writer.add("image", id, todo.mark, encoder.video(video[:, :1]), shape)

@@ -1,0 +1,101 @@
+"""Training on prepared data: the same run as on the clips, with neither codec nor text encoder in memory."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from text2video.config import RunConfig
+from text2video.errors import UsageError
+from text2video.families.base import family_of, load
+from text2video.generation import Settings, generate
+from text2video.preparing.prepare import prepare
+from text2video.training.trainer import Trainer, train
+
+
+@pytest.fixture
+def latent(tiny, clips, codecs, tiny_clip, tmp_path):
+    """A function that makes a tiny latent run on clips, with a frozen text encoder."""
+
+    def make(name: str, *flags: str, **changes: object) -> RunConfig:
+        values = tiny(*flags, output_dir=tmp_path / name).model_dump(mode="json")
+        values["data"] |= {"shapes": None, "data_dir": str(clips), "caption_dropout": 0.5, **changes}
+        values["model"] |= {"codec": str(codecs())}
+        values["text"] |= {"text_encoder": str(tiny_clip)}
+        return RunConfig.model_validate(values)
+
+    return make
+
+
+def losses(run: Path) -> list[tuple]:
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [(row["step"], row.get("train/loss"), row.get("val/loss")) for row in rows]
+
+
+def test_the_losses_are_those_of_the_clips_without_the_encoders(latent, tmp_path):
+    config = latent("clips", caption_prefix="sks")
+    prepare(config, tmp_path / "out")
+    train(config)
+    trainer = Trainer(latent("tensors", load_tensors=str(tmp_path / "out"), data_dir=None, caption_prefix="sks"))
+    for pipe in (trainer.pipe, trainer.averaged):
+        assert pipe.vae is None
+        assert pipe.text_encoder is None
+    trainer.run()
+    assert trainer.pipe.vae is None
+    assert losses(tmp_path / "clips") == losses(tmp_path / "tensors")
+    assert len(losses(tmp_path / "clips")) >= 6
+
+    videos = []
+    for run in ("clips", "tensors"):
+        pipe = load(tmp_path / run / "final", device="cpu")
+        assert (type(pipe.vae).__name__, type(pipe.text_encoder).__name__) == ("AutoencoderKL", "CLIPTextModel")
+        (result,) = generate(family_of(tmp_path / run / "final"), pipe, ["sks a red circle"], Settings(seed=1))
+        videos.append(result.frames)
+    assert (videos[0] == videos[1]).all()
+
+
+def test_a_run_that_does_not_fit_is_refused_with_what_differs(latent, tmp_path, codecs):
+    out = tmp_path / "out"
+    prepare(latent("clips"), out)
+    with pytest.raises(UsageError, match=r"num_frames is 8, prepared was 4; .*caption_prefix is 'sks'"):
+        Trainer(latent("run", "--num_frames", "8", load_tensors=str(out), caption_prefix="sks"))
+    other = latent("run", load_tensors=str(out)).model_dump(mode="json")
+    other["model"]["codec"] = None
+    with pytest.raises(UsageError, match="codec is 'pixels', prepared was 'AutoencoderKL'"):
+        Trainer(RunConfig.model_validate(other))
+    with pytest.raises(UsageError, match="one view of each clip"):
+        RunConfig.build({"data": {"load_tensors": str(out), "augment": True}})
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_resumes_and_another_begins_from_its_model(latent, tmp_path):
+    """On prepared data throughout, with previews, and with the model's folder as the source of its parts."""
+    flags = ("--sample_steps", "6", "--num_samples", "1")
+    out = str(tmp_path / "out")
+    prepare(latent("clips"), out)
+    train(latent("run", "--max_steps", "4", load_tensors=out))
+    shutil.rmtree(tmp_path / "run" / "final")
+    train(latent("run", *flags, load_tensors=out), resume=True)
+    assert {step for step, loss, _ in losses(tmp_path / "run") if loss} == {1, 2, 3, 4, 5, 6}
+    assert len(list((tmp_path / "run" / "samples" / "000006").glob("*.mp4"))) == 1
+
+    config = latent("next", "--max_steps", "1", load_tensors=out)
+    config.train.init_from = tmp_path / "run"
+    trainer = Trainer(config)
+    assert trainer.pipe.vae is None
+    trainer.run()
+    assert type(load(tmp_path / "next" / "final", device="cpu").vae).__name__ == "AutoencoderKL"
+
+
+def test_pixels_and_the_built_in_text_encoder_train_the_same(tiny, clips, tmp_path):
+    def make(name: str, **data: object) -> RunConfig:
+        values = tiny("--max_steps", "3", output_dir=tmp_path / name).model_dump(mode="json")
+        values["data"] |= {"shapes": None, **data}
+        return RunConfig.model_validate(values)
+
+    config = make("clips", data_dir=str(clips))
+    prepare(config, tmp_path / "out")
+    train(config)
+    train(make("tensors", load_tensors=str(tmp_path / "out"), num_workers=1))
+    assert losses(tmp_path / "clips") == losses(tmp_path / "tensors")
