@@ -187,6 +187,9 @@ class PreviewConfig(_Section):
     guidance_scale: float = Field(3.0, description="classifier-free guidance of sample videos")
     guidance_interval: tuple[Level, Level] | None = Field(None, description="noise levels with guidance; none: all")
     scheduler: str | None = Field(None, description="sampler by name; none: the model's own")
+    sampling_shift: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="flow: shift of the sampler's steps; none: as trained"
+    )
 
 
 class TrackingConfig(_Section):

@@ -50,7 +50,8 @@ class NativeFamily:
         left = {name: parts / name for name in ("vae", "text_encoder") if parts and (parts / name).is_dir()}
         codec, diffusion = config.model.codec, config.diffusion
         tokenizer, text_encoder, width = _text(config.text, captions, tokenizer, left.get("text_encoder"))
-        schedule = Schedule(diffusion.schedule, diffusion.num_timesteps, diffusion.shift)
+        shift = config.preview.sampling_shift or diffusion.shift
+        schedule = Schedule(diffusion.schedule, diffusion.num_timesteps, shift)
         pipe = TextToVideoPipeline(
             unet=self.denoiser(config, width, model_class),
             scheduler=schedule.sampler(config.preview.scheduler, diffusion.prediction, clip=not codec),

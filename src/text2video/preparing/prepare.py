@@ -57,6 +57,10 @@ def prepare(
         DataError: no clip can be used, or `out` is something else's, in use, or too small.
         ModelError: a part of the model is missing or unknown.
     """
+    if config.data.buckets:
+        raise UsageError(
+            "data.buckets is given, and prepared data has one size: leave it out, or train from the clips themselves."
+        )
     out, launched = Path(out), Launched()
     frozen = Frozen.of(config)
     settings = prepared_settings(config, frozen, dtype, image_latents)
