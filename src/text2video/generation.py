@@ -117,10 +117,11 @@ def resolved(settings: Settings, pipe: Any) -> Settings:
     """The settings with the model's own in place of those that were not given."""
     names = ("num_frames", "height", "width", "fps", "guidance_scale")
     own = {name: pipe.config[name] for name in names}
-    own["guidance_interval"] = pipe.config["guidance_interval"] or (0.0, 1.0)
     own["num_inference_steps"] = pipe.config["num_inference_steps"] or default_steps(pipe.scheduler)
     own["scheduler"] = sampler_name(pipe.scheduler)
-    return replace(settings, **{name: value for name, value in own.items() if getattr(settings, name) is None})
+    interval = settings.guidance_interval or pipe.config["guidance_interval"] or (0.0, 1.0)
+    missing = {name: value for name, value in own.items() if getattr(settings, name) is None}
+    return replace(settings, **missing, guidance_interval=list(interval))  # a list, as JSON gives it back
 
 
 def to_uint8(clip: Tensor) -> np.ndarray:

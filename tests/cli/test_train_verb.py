@@ -123,7 +123,7 @@ def test_resume_goes_on_with_the_runs_own_configuration(command, tiny, tmp_path,
 
 
 def test_an_interrupted_run_says_how_to_go_on(command, tmp_path, monkeypatch):
-    def interrupted(config, resume):
+    def interrupted(config, resume, on_checked):
         config.output_dir.mkdir()
         (config.output_dir / "run.yaml").touch()
         raise KeyboardInterrupt
@@ -135,7 +135,7 @@ def test_an_interrupted_run_says_how_to_go_on(command, tmp_path, monkeypatch):
 
 
 def test_a_failed_run_says_why_once(command, monkeypatch):
-    def failing(config, resume):
+    def failing(config, resume, on_checked):
         logging.getLogger("text2video").warning("odd")
         logging.getLogger("text2video").error("The disk is full")
         raise TrainingError("The disk is full")

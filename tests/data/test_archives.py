@@ -5,6 +5,7 @@ import json
 import pickle
 import sys
 import tarfile
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +74,9 @@ def test_a_clip_in_an_archive_is_the_same_clip(made, tmp_path, layout):
             np.testing.assert_array_equal(one.times, two.times)
         assert video.examine(clip.path) == video.examine(other.path)
     # in worker processes, and in a data set that goes to one
-    assert examine_all([clip.path for clip in back.clips], workers=1) == [video.examine(c.path) for c in made.clips]
+    assert examine_all([clip.path for clip in back.clips], workers=1) == [
+        asdict(video.examine(c.path)) for c in made.clips
+    ]
     report = check(back, num_frames=4, height=32, width=32, workers=1)
     assert report.counts() == check(made, num_frames=4, height=32, width=32, workers=1).counts()
     here, there = (

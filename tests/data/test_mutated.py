@@ -118,10 +118,10 @@ def hold_to_limits(paths: list[Path], workers: int = 2) -> tuple[int, float, flo
                 assert "Traceback" not in answer, answer
                 assert "Error:" not in answer, answer
             else:
-                assert answer.fps < SECONDS, path.name
-                assert answer.duration < MEGABYTES, path.name
+                assert answer["fps"] < SECONDS, path.name
+                assert answer["duration"] < MEGABYTES, path.name
                 usable += what is examined
-                seconds, megabytes = max(seconds, answer.fps), max(megabytes, answer.duration)
+                seconds, megabytes = max(seconds, answer["fps"]), max(megabytes, answer["duration"])
     return usable, seconds, megabytes
 
 

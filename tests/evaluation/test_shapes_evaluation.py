@@ -8,19 +8,23 @@ import torch
 
 from text2video.data import shapes
 from text2video.data.shapes_captions import parse
+from text2video.diffusion.schedules import Schedule
 from text2video.errors import UsageError
 from text2video.evaluation.metrics import MAIN
 from text2video.evaluation.shapes import SHOWN, chance, evaluate_shapes, heldout_prompts, shuffled, split_prompts
 from text2video.generation import Settings
 
-MODEL = {"num_frames": 16, "height": 32, "width": 32, "fps": 8.0, "num_inference_steps": 4, "guidance_scale": 2.0}
+MODEL = {"num_frames": 16, "height": 32, "width": 32, "fps": 8.0, "num_inference_steps": 4} | {
+    "guidance_scale": 2.0,
+    "guidance_interval": None,
+}
 
 
 class Pipe:
     """What evaluation asks of a pipeline besides sampling."""
 
     config = MODEL
-    scheduler = object()
+    scheduler = Schedule("flow").sampler()
 
 
 class Painter:

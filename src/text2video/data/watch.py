@@ -80,8 +80,9 @@ class _Worker:
 
     def ask(self, path: Path, options: dict[str, Any]) -> Answer:
         if self.process is None or self.process.poll() is not None:
-            self.process = self._start()
+            self._start()
         process, late = self.process, Event()
+        assert process is not None
 
         def kill() -> None:
             late.set()
@@ -114,9 +115,9 @@ class _Worker:
         if self.process is not None:
             self.process.communicate()
 
-    def _start(self) -> "subprocess.Popen[str]":
+    def _start(self) -> None:
         module, function = self.examine.split(":")
-        process = subprocess.Popen(
+        self.process = subprocess.Popen(
             [sys.executable, "-c", f"from {__name__} import _serve; _serve({module!r}, {function!r})"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -124,9 +125,8 @@ class _Worker:
             text=True,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         )
-        assert process.stdout is not None
-        process.stdout.readline()  # it is ready: on a busy machine its imports may take longer than a file
-        return process
+        assert self.process.stdout is not None
+        self.process.stdout.readline()  # it is ready: on a busy machine its imports may take longer than a file
 
 
 def _serve(module: str, function: str) -> None:
