@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,8 @@ class Encoder:
             return {"pixels": to_pixels(video)}
         if self._vae is None:
             self._vae = open_codec(self.job.frozen.codec).to(self.device)
-        latents: Latents = encode(self._vae, video[None].to(self.device))
+        with _steady(self.device):
+            latents: Latents = encode(self._vae, video[None].to(self.device))
         assert latents.logvar is not None
         return {"mean": self._stored(latents.mean[0]), "logvar": self._stored(latents.logvar[0])}
 
@@ -107,7 +109,8 @@ class Encoder:
             assert self.job.frozen.text is not None
             self._text = TextEncoder.open(self.job.frozen.text)
             self._text.model.to(self.device)  # pyright: ignore[reportArgumentType] - transformers' own signature
-        return {"hidden": self._stored(self._text.read(text))}
+        with _steady(self.device):
+            return {"hidden": self._stored(self._text.read(text))}
 
     def _stored(self, tensor: Tensor) -> Tensor:
         return tensor.to("cpu", self.job.dtype)
@@ -159,6 +162,18 @@ def encode_part(
             for todo, item in readable(job, work.clips[first : first + _CHECKED], check_workers):
                 write(writer, encoder, todo, item)
                 on_done(done := done + 1)
+
+
+@contextmanager
+def _steady(device: torch.device) -> Iterator[None]:
+    """One thread on a CPU: sums shared by several differ in their last bits, and checksums with them."""
+    threads = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def readable(job: Job, todos: Sequence[Todo], check_workers: int | None) -> Iterator[tuple[Todo, dict[str, Any] | str]]:

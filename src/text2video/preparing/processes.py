@@ -95,7 +95,6 @@ def encode_in_processes(job: Job, work: Work, count: int, on_done: Callable[[int
 
 def _work(job: Job, work: Work, number: int, count: int, gpus: int, news: Any) -> None:
     try:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // count))
         device = torch.device("cuda", number) if gpus else torch.device("cpu")
         checkers = max(1, (os.cpu_count() or 1) // count)
         encode_part(job, work, device, checkers, lambda done: news.put((number, done)))
