@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from text2video.config import RunConfig
@@ -43,7 +44,9 @@ def test_the_losses_are_those_of_the_clips_without_the_encoders(latent, tmp_path
         assert pipe.text_encoder is None
     trainer.run()
     assert trainer.pipe.vae is None
-    assert losses(tmp_path / "clips") == losses(tmp_path / "tensors")
+    # a batch and one clip, several threads and one: the last bits of what is encoded may differ
+    live, ahead = (np.array(losses(tmp_path / run), float) for run in ("clips", "tensors"))
+    np.testing.assert_allclose(ahead, live, rtol=1e-5)
     assert len(losses(tmp_path / "clips")) >= 6
 
     videos = []
@@ -52,7 +55,7 @@ def test_the_losses_are_those_of_the_clips_without_the_encoders(latent, tmp_path
         assert (type(pipe.vae).__name__, type(pipe.text_encoder).__name__) == ("AutoencoderKL", "CLIPTextModel")
         (result,) = generate(family_of(tmp_path / run / "final"), pipe, ["sks a red circle"], Settings(seed=1))
         videos.append(result.frames)
-    assert (videos[0] == videos[1]).all()
+    assert abs(videos[0].astype(int) - videos[1]).max() <= 1
 
 
 def test_a_run_that_does_not_fit_is_refused_with_what_differs(latent, tmp_path, codecs):
