@@ -22,6 +22,7 @@ from machine import RESULTS, write_result
 from torch.utils.data import DataLoader, Dataset
 
 from text2video import TextVideoDataset, video
+from text2video.data.buckets import BucketSampler
 from text2video.data.clips import Clip
 from text2video.errors import VideoError
 from text2video.training.data import batches
@@ -124,9 +125,8 @@ def main() -> None:
     dataset = TextVideoDataset(
         [Clip(path.name, path, ("a clip",)) for path in paths], num_frames=FRAMES, frame_size=SIDE, fps=FPS
     )
-    loaders: dict[str, Iterator[dict[str, Any]]] = {
-        "text2video": batches(dataset, options.batch_size, options.workers, 0, 0, 0, 1)
-    }
+    sampler = BucketSampler([dataset.shape(index) for index in range(len(dataset))], options.batch_size)
+    loaders: dict[str, Iterator[dict[str, Any]]] = {"text2video": batches(dataset, sampler, options.workers)}
     packages = ["torch", "av", "numpy"]
     for name, (module, kind) in PEERS.items():
         if find_spec(module):

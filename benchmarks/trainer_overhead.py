@@ -37,10 +37,11 @@ def main() -> None:
         config = RunConfig.load(CONFIG, [f"--output_dir={folder}", "--max_steps=100000"])
         trainer, bare = Trainer(config), Trainer(config)
         trainer.accelerator.init_trackers("benchmark")
-        tracker = Tracker(config, trainer.accelerator, trainer.total_steps, 0, trainer.samples_per_step)
+        tracker = Tracker(config, trainer.accelerator, trainer.total_steps, 0, trainer.sampler.batch_size)
         stream = batches(trainer.data.train, trainer.sampler, config.data.num_workers)
-        bare_parameters = [p for module in bare.modules.values() for p in module.parameters()]
-        optimizer = make_optimizer(config.optim, bare_parameters)
+        names = {p: name for module in bare.modules.values() for name, p in module.named_parameters()}
+        bare_parameters = list(names)
+        optimizer = make_optimizer(config.optim, bare_parameters, names)
         items = next(stream)
         batch, captions = bare.batch(0, 0, config.train.batch_size, items)
 

@@ -62,7 +62,19 @@ LOOKED_AT: dict[str, Callable[[list[str]], bool]] = {
     "torchrun": lambda words: configured(words),
 }
 # Options of other programs that the pages name, and of other tools that ours answers to by another name.
-OF_PROGRAMS = {"num_processes", "cpu", "nproc_per_node", "logdir", "learn", "no-deps", "channels", "steps"}
+OF_PROGRAMS = {
+    "num_processes",
+    "cpu",
+    "nproc_per_node",
+    "logdir",
+    "learn",
+    "no-deps",
+    "channels",
+    "steps",
+    "batches",
+    "gigabytes",
+    "rounds",
+}
 OF_OTHER_TOOLS = {
     *("instance_data_root", "max_num_frames", "train_batch_size", "num_train_epochs", "max_train_steps", "id_token"),
     *("checkpointing_steps", "lr_warmup_steps", "resume_from_checkpoint", "validation_prompt", "report_to"),
