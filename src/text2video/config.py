@@ -68,6 +68,12 @@ class DataConfig(_Section):
     num_workers: Annotated[int, Field(ge=0)] = Field(2, description="loader processes")
 
     @property
+    def source(self) -> dict[str, Any]:
+        """Where the clips are and how they lie there: the arguments of `read_layout`."""
+        names = ("data_dir", "caption_file", "data_root", "dataset_file", "caption_column", "video_column", "layout")
+        return {name: getattr(self, name) for name in names}
+
+    @property
     def size(self) -> tuple[int, int]:
         """(height, width) in pixels."""
         return self.height or self.frame_size, self.width or self.frame_size

@@ -108,15 +108,7 @@ def read_clips(config: RunConfig) -> Manifest:
         raise UsageError(
             "No data was named. Give the data set's folder or table first: text2video data prepare DATA OUT."
         )
-    manifest = read_layout(
-        data.data_dir,
-        caption_file=data.caption_file,
-        data_root=data.data_root,
-        dataset_file=data.dataset_file,
-        caption_column=data.caption_column,
-        video_column=data.video_column,
-        layout=data.layout,
-    )
+    manifest = read_layout(**data.source)
     if data.max_samples:
         manifest.clips[data.max_samples :] = []
     if not manifest.clips:

@@ -73,15 +73,7 @@ def open_data(
             "No data was named. Give --data_dir, --data_root, --dataset_file or --load_tensors; --shapes tries the "
             "demo world."
         )
-    manifest = read_layout(
-        config.data_dir,
-        caption_file=config.caption_file,
-        data_root=config.data_root,
-        dataset_file=config.dataset_file,
-        caption_column=config.caption_column,
-        video_column=config.video_column,
-        layout=config.layout,
-    )
+    manifest = read_layout(**config.source)
     if config.max_samples:
         manifest.clips[config.max_samples :] = []
     files = len({clip.path for clip in manifest.clips})
