@@ -83,6 +83,12 @@ class DataConfig(_Section):
         """The shape of all clips where there are no buckets, and the largest of those that auto derives."""
         return Bucket(self.num_frames, *self.size)
 
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """What is taken of each clip where there are no buckets: arguments of `check` and of `TextVideoDataset`."""
+        height, width = self.size
+        return {"num_frames": self.num_frames, "fps": self.fps, "height": height, "width": width, "short": self.short}
+
     @field_validator("buckets", mode="before")
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
@@ -245,8 +251,6 @@ class RunConfig(_Section):
             raise ValueError("data.shapes makes its own clips: leave out load_tensors, or leave out shapes")
         if self.data.load_tensors and self.data.augment:
             raise ValueError("data.load_tensors holds one view of each clip, and data.augment varies it: leave out one")
-        if self.data.load_tensors and self.data.buckets:
-            raise ValueError("data.load_tensors holds clips of the size they were prepared in: leave out data.buckets")
         unused = ("augment", "buckets", "caption_prefix", "max_samples", "dataset_class")
         if self.data.shapes is not None and (given := [name for name in unused if getattr(self.data, name)]):
             raise ValueError(f"data.shapes makes its own clips: leave out {', '.join(given)}")

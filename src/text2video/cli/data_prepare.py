@@ -1,16 +1,16 @@
 """`text2video data prepare`: the work of the codec and the frozen text encoder, done ahead of training."""
 
 import json
-import logging
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from cyclopts import Parameter
 from cyclopts.types import PositiveFloat, PositiveInt
 
 from ..config import RunConfig, read_yaml
 from .sources import ANYWHERE, Source
-from .terminal import Lines, progress, say
+from .terminal import log_lines, passing_progress, say
 
 
 def prepare(
@@ -28,6 +28,8 @@ def prepare(
     frame_size: PositiveInt | None = None,
     height: PositiveInt | None = None,
     width: PositiveInt | None = None,
+    buckets: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
+    upscale: bool | None = None,
     short: Literal["repeat_last", "loop", "error"] | None = None,
     caption_prefix: str | None = None,
     dataset_class: str | None = None,
@@ -57,6 +59,8 @@ def prepare(
         frame_size: Height and width in pixels.
         height: Height in pixels, in place of frame_size.
         width: Width in pixels, in place of frame_size.
+        buckets: Shapes FRAMESxHEIGHTxWIDTH that clips go to, or auto.
+        upscale: Let clips be enlarged to fill a bucket.
         short: What to do with shorter clips.
         caption_prefix: Trigger word put before every caption.
         dataset_class: Your subclass of TextVideoDataset, as module:Class.
@@ -71,31 +75,35 @@ def prepare(
     """
     given: dict[str, Any] = {"data_dir": data, **asdict(source), "layout": layout}
     given |= {"num_frames": num_frames, "fps": fps, "frame_size": frame_size, "height": height, "width": width}
-    given |= {"short": short, "caption_prefix": caption_prefix, "dataset_class": dataset_class}
+    given |= {
+        "buckets": buckets,
+        "upscale": upscale,
+        "short": short,
+        "caption_prefix": caption_prefix,
+        "dataset_class": dataset_class,
+    }
     given |= {"max_samples": max_samples}
     config = configured(
         model,
         {"data": given, "model": {"codec": codec}, "text": {"text_encoder": text_encoder}, "train": {"device": device}},
     )
     from ..preparing.prepare import prepare as run
+    from ..training.build import shape_rules
 
-    logger, lines = logging.getLogger("text2video"), Lines()
-    logger.addHandler(lines)
-    logger.setLevel(logging.INFO)
-    try:
-        with progress("encoding", "clips and texts") as report:
-            cache = run(
-                config,
-                out,
-                image_latents=save_image_latents,
-                dtype=dtype,
-                num_gpus=num_gpus,
-                engine=engine,
-                remove_unused=remove_unused,
-                on_done=report,
-            )
-    finally:
-        logger.removeHandler(lines)
+    checking, encoding = passing_progress("checking clips", "files"), passing_progress("encoding", "clips and texts")
+    with log_lines(), checking as on_checked, encoding as on_done:
+        cache = run(
+            config,
+            out,
+            image_latents=save_image_latents,
+            dtype=dtype,
+            num_gpus=num_gpus,
+            engine=engine,
+            remove_unused=remove_unused,
+            rules=shape_rules(config) if config.data.buckets else None,
+            on_done=on_done,
+            on_checked=on_checked,
+        )
     say(f"{len(cache.clips)} clips are prepared, {len(cache.left_out)} left out. Train with --load_tensors {out}")
 
 

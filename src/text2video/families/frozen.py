@@ -15,6 +15,7 @@ from ..data.cache import Settings, content_mark
 from ..errors import UsageError
 from ..models.codecs import Geometry
 from ..models.text import text_source, text_width
+from ..sizes import AUTO
 from .base import family_of, model_folder
 
 
@@ -93,8 +94,13 @@ def prepared_settings(config: RunConfig, frozen: Frozen, dtype: str, image_laten
     """
     data, marks = config.data, frozen.marks()
     height, width = data.size
-    sampled = {name: getattr(data, name) for name in ("num_frames", "fps", "short", "dataset_class")}
+    shapes: dict[str, Any] = {"buckets": data.buckets}
+    if data.buckets:
+        shapes |= {"upscale": data.upscale}
+    if data.buckets in ([], [AUTO]):  # buckets that are named leave these unused
+        shapes |= {"num_frames": data.num_frames, "height": height, "width": width}
+    sampled = {name: getattr(data, name) for name in ("fps", "short", "dataset_class")}
     codec = {name: marks[name] for name in ("codec", "codec_content")}
     text = {name: marks[name] for name in ("text_encoder", "text_encoder_content")}
-    video = {**sampled, "height": height, "width": width, **codec, "dtype": dtype}
-    return Settings(video, text | {"dtype": dtype}, data.caption_prefix.strip(), image_latents)
+    video = {**sampled, **codec, "dtype": dtype}
+    return Settings(video, text | {"dtype": dtype}, shapes, data.caption_prefix.strip(), image_latents)

@@ -1,9 +1,9 @@
 """Encoding one clip and one caption, the same whichever process does it, and one process's part of the work."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..config import RunConfig
 from ..data.cache import Settings, to_pixels
+from ..data.check_cache import cache_file
 from ..data.checks import check
 from ..data.clips import Clip, Manifest, stable_hash
 from ..data.dataset import TextVideoDataset
@@ -21,6 +22,7 @@ from ..families.frozen import Frozen
 from ..families.imports import construct, import_class
 from ..models.codecs import Latents, encode, open_codec
 from ..models.text import TextEncoder
+from ..sizes import Bucket
 
 _CHECKED = 64  # clips whose files are looked at together, before they are encoded
 
@@ -36,6 +38,7 @@ class Job:
         root: of the data set.
         out: the folder.
         dtype: that latents and embeddings are stored in.
+        buckets: of each clip, by id, where the clips have several; each of these has been looked at.
     """
 
     config: RunConfig
@@ -44,6 +47,7 @@ class Job:
     root: Path
     out: Path
     dtype: torch.dtype
+    buckets: Mapping[str, Bucket] = field(default_factory=dict)
 
     @property
     def shards(self) -> Path:
@@ -119,20 +123,17 @@ class Encoder:
 def open_dataset(job: Job, clips: Sequence[Clip]) -> TextVideoDataset:
     """Clips as a run would see them, except that nothing is drawn anew each epoch."""
     data = job.config.data
-    height, width = data.size
     kind = import_class(data.dataset_class) if data.dataset_class else TextVideoDataset
+    bucketed = {"buckets": [job.buckets[clip.id] for clip in clips]} if job.buckets else {}
     return construct(
         kind,
         list(clips),
-        num_frames=data.num_frames,
-        height=height,
-        width=width,
-        fps=data.fps,
+        **data.sampling,
         seed=job.config.seed,
         caption_prefix=data.caption_prefix,
-        short=data.short,
         random_window=False,
         cache_gb=0.0,
+        **bucketed,
     )
 
 
@@ -178,19 +179,9 @@ def _steady(device: torch.device) -> Iterator[None]:
 
 def readable(job: Job, todos: Sequence[Todo], check_workers: int | None) -> Iterator[tuple[Todo, dict[str, Any] | str]]:
     """Clips with their items, or with the reason why there is none. One clip is decoded while another is encoded."""
-    data = job.config.data
-    height, width = data.size
-    report = check(
-        Manifest(job.root, "", [todo.clip for todo in todos]),
-        num_frames=data.num_frames,
-        fps=data.fps,
-        height=height,
-        width=width,
-        short=data.short,
-        workers=check_workers,
-    )
-    reasons = dict(report.manifest.left_out)
-    dataset = open_dataset(job, [todo.clip for todo in todos])
+    clips = [todo.clip for todo in todos]
+    reasons = {} if job.buckets else unusable(job, clips, check_workers)
+    dataset = open_dataset(job, clips)
 
     def read(index: int) -> dict[str, Any] | str:
         id = todos[index].clip.id
@@ -209,6 +200,13 @@ def readable(job: Job, todos: Sequence[Todo], check_workers: int | None) -> Iter
             if index + 1 < len(todos):
                 ahead = pool.submit(read, index + 1)
             yield todo, item
+
+
+def unusable(job: Job, clips: Sequence[Clip], workers: int | None) -> dict[str, str]:
+    """The clips that a look at their files, in watched processes, finds no use for: id -> reason."""
+    manifest = Manifest(job.root, "", list(clips))
+    report = check(manifest, **job.config.data.sampling, workers=workers, compare=False, cache=cache_file())
+    return dict(report.manifest.left_out)
 
 
 def write(writer: ShardWriter, encoder: Encoder, todo: Todo, item: dict[str, Any] | str) -> None:

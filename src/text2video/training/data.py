@@ -17,7 +17,7 @@ from ..data.cache import Cache, CachedDataset
 from ..data.check_cache import cache_file
 from ..data.checks import check
 from ..data.clips import Clip, split
-from ..data.dataset import TextVideoDataset
+from ..data.dataset import TextVideoDataset, to_float
 from ..data.layouts import read_layout
 from ..data.shapes import ShapesDataset
 from ..errors import DataError, UsageError
@@ -53,15 +53,13 @@ def open_data(
         DataError: nothing usable was found.
         UsageError: no data was named, or the rules forbid a shape.
     """
-    height, width = config.size
     if config.load_tensors is not None:
         return open_prepared(config, config.load_tensors, seed, rules)
     if config.shapes is not None:
         world = config.shapes
         rules.check(config.shape)
-        make = partial(
-            ShapesDataset, num_frames=config.num_frames, height=height, width=width, max_objects=world.max_objects
-        )
+        frames, height, width = config.shape
+        make = partial(ShapesDataset, num_frames=frames, height=height, width=width, max_objects=world.max_objects)
         train = make(world.clips, world.shapes_seed)
         num_val = round(world.clips * config.val_fraction)
         val = make(num_val, world.shapes_seed + 1) if num_val else None
@@ -79,11 +77,7 @@ def open_data(
     files = len({clip.path for clip in manifest.clips})
     report = check(
         manifest,
-        num_frames=config.num_frames,
-        fps=config.fps,
-        height=height,
-        width=width,
-        short=config.short,
+        **config.sampling,
         buckets=parse_all(config.buckets),
         upscale=config.upscale,
         rules=rules,
@@ -97,15 +91,9 @@ def open_data(
         raise DataError(f"None of the clips can be used. {reasons}. `text2video data check` shows all of them.")
     train_clips, val_clips = split(clips, config.val_fraction, seed)
     kind = import_class(config.dataset_class) if config.dataset_class else TextVideoDataset
-    options = {
-        "num_frames": config.num_frames,
-        "height": height,
-        "width": width,
-        "fps": config.fps,
-        "seed": seed,
-        "caption_prefix": config.caption_prefix,
-        "short": config.short,
-    }
+    options = {**config.sampling, "seed": seed, "caption_prefix": config.caption_prefix}
+    if kind is TextVideoDataset:  # a subclass may work on the floats
+        options["as_levels"] = True
     own = dict(zip((clip.id for clip in clips), report.buckets, strict=True))
 
     def bucketed(some: list[Clip]) -> dict[str, Any]:
@@ -180,7 +168,7 @@ def encoded(family: Family, pipe: Any, items: dict[str, Any], device: torch.devi
         mean, logvar = (items[name].to(device, non_blocking=True).float() for name in ("mean", "logvar"))
         return Latents(mean, logvar)
     with torch.no_grad():
-        return family.encode_video(pipe, items["video"].to(device, non_blocking=True))
+        return family.encode_video(pipe, to_float(items["video"].to(device, non_blocking=True)))
 
 
 def batches(dataset: Any, sampler: BucketSampler, num_workers: int) -> Iterator[dict[str, Any]]:
@@ -204,8 +192,10 @@ def _ignore_interrupt(worker: int) -> None:
 
 
 def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Items of one shape -> a batch: `video` `[B, C, T, H, W]`, or `mean` and `logvar` `[B, C, t, h, w]` where it was
-    encoded ahead; `captions`, `ids`, stacked `conditions`."""
+    """Items of one shape -> a batch: `video` `[B, C, T, H, W]`, in floats or levels (see `to_float`), or `mean` and
+    `logvar` `[B, C, t, h, w]` where it was encoded ahead; `captions`, `ids`, stacked `conditions`."""
+    if len({item["video"].dtype for item in items if "video" in item}) > 1:  # stacked, levels would be taken for floats
+        items = [item | {"video": to_float(item["video"])} for item in items]
     return {
         **{name: torch.stack([i[name] for i in items]) for name in ("video", "mean", "logvar") if name in items[0]},
         "captions": [item["caption"] for item in items],
