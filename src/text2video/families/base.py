@@ -69,12 +69,14 @@ class Opening:
             compute (`group`), or each layer (`sequential`): less memory from left to right, and slower.
         lora: adapters, each a run's folder or a safetensors file.
         parts: further parts by the name that the family gives them, such as `motion_adapter`: -> folder.
+        without: components that are not needed, and left out of memory.
     """
 
     variant: str | None = None
     offload: Offload = "none"
     lora: Sequence[Path] = ()
     parts: Mapping[str, Path] = field(default_factory=dict)
+    without: Sequence[str] = ()
 
 
 AS_USUAL = Opening()
@@ -101,6 +103,17 @@ class Family(Protocol):
     @property
     def options(self) -> frozenset[str]:
         """Names of sampling options that only some families have, such as `motion_bucket_id`."""
+        ...
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Components whose work `embed`, `encode_video` and `encode_image` do ahead of training; none where codec and
+        text encoder are the run's own choice."""
+        ...
+
+    @property
+    def denoiser_names(self) -> tuple[str, ...]:
+        """Components that predict."""
         ...
 
     @property
@@ -156,8 +169,18 @@ class Family(Protocol):
         """Captions -> condition of the denoiser."""
         ...
 
+    def embed(self, pipe: Any, caption: str) -> dict[str, Tensor]:
+        """What the denoiser is told of one caption: name -> tensor without a batch axis. Needs the tokenizers and the
+        components named `text_encoder...` only."""
+        ...
+
     def encode_video(self, pipe: Any, video: Tensor) -> Latents:
         """`[B, 3, T, H, W]` in [-1, 1] -> what is denoised, `[B, C, t, h, w]`, normalised."""
+        ...
+
+    def encode_image(self, pipe: Any, video: Tensor) -> dict[str, Tensor]:
+        """What `conditions` needs of the first frame, or of the video `[1, 3, T, H, W]`, to be stored ahead of
+        training: name -> tensor without a batch axis. There it is found in `items` as `image_NAME`."""
         ...
 
     def conditions(
@@ -166,7 +189,9 @@ class Family(Protocol):
         """What else the denoiser is told of a batch besides its captions, such as the latents of first frames.
 
         Args:
-            items: of the loader: `video` `[B, 3, T, H, W]`, or what was encoded ahead.
+            items: of the loader: `video` `[B, 3, T, H, W]` in [-1, 1] on the device; or what was encoded ahead:
+                `mean` and `logvar` `[B, C, t, h, w]`, and where `--save_image_latents` was given, `image_NAME` for
+                each tensor of `encode_image`.
             x_0: `[B, C, t, h, w]`, what is denoised.
             generators: one for each clip, for whatever is drawn.
         """

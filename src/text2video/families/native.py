@@ -32,6 +32,8 @@ class NativeFamily:
     name = "native"
     dtype = torch.float32
     options: frozenset[str] = frozenset()
+    frozen: tuple[str, ...] = ()
+    denoiser_names = ("unet",)
     lora_targets = ("q", "kv", "qkv", "out")
     timesteps = "uniform"
 
@@ -161,9 +163,17 @@ class NativeFamily:
             self._frozen = TextEncoder(pipe.tokenizer, pipe.text_encoder)
         return self._frozen(captions).condition()
 
+    def embed(self, pipe: Any, caption: str) -> dict[str, Tensor]:
+        """A frozen text encoder's token embeddings `hidden` `[L, D]`."""
+        return {"hidden": TextEncoder(pipe.tokenizer, pipe.text_encoder).read(caption)}
+
     def encode_video(self, pipe: Any, video: Tensor) -> Latents:
         """The codec's latents; without a codec pixels are denoised as they are."""
         return Latents(video) if pipe.vae is None else encode(pipe.vae, video)
+
+    def encode_image(self, pipe: Any, video: Tensor) -> dict[str, Tensor]:
+        """The first frame's latents."""
+        return self.encode_video(pipe, video[:, :, :1]).named()
 
     def conditions(
         self, pipe: Any, items: Mapping[str, Any], x_0: Tensor, generators: Sequence[torch.Generator]

@@ -87,8 +87,8 @@ class PretrainedFamily:
                 variant=opening.variant,
                 use_safetensors=True,
                 local_files_only=True,
-                **self.components(path, dtype, opening),
-                **dict.fromkeys(left),
+                **self.components(path, dtype, opening)
+                | dict.fromkeys([*left, *(name for name in opening.without if name in index)]),
             )
         except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
             reason = " ".join(str(error).split())
@@ -99,7 +99,7 @@ class PretrainedFamily:
                 for parameter in part.parameters():
                     parameter.data = parameter.data.clone()
                 part.eval().requires_grad_(False)
-        leave_on_disk(pipe, left)
+        leave_on_disk(pipe, left, dtype)
         pipe.source = path
         return placed(pipe, device, opening.offload)
 
@@ -189,7 +189,8 @@ class PretrainedFamily:
             if caption not in self._known:
                 if len(self._known) >= REMEMBERED:
                     self._known.pop(next(iter(self._known)))
-                found = self.embeddings(caption) if self.embeddings else self.embed(pipe, caption)
+                with torch.autocast(pipe.device.type, enabled=False):  # the same whenever a caption comes first
+                    found = self.embeddings(caption) if self.embeddings else self.embed(pipe, caption)
                 self._known[caption] = {name: value.cpu() for name, value in found.items()}
         rows = [self._known[caption] for caption in captions]
         return {name: torch.stack([row[name] for row in rows]).to(pipe.device) for name in rows[0]}
@@ -197,6 +198,10 @@ class PretrainedFamily:
     def encode_video(self, pipe: Any, video: Tensor) -> Latents:
         """The codec's normalised latents."""
         return encode(pipe.vae, video)
+
+    def encode_image(self, pipe: Any, video: Tensor) -> dict[str, Tensor]:
+        """The first frame's normalised latents: `mean`, `logvar`."""
+        return self.encode_video(pipe, video[:, :, :1]).named()
 
     def conditions(
         self, pipe: Any, items: Mapping[str, Any], x_0: Tensor, generators: Sequence[torch.Generator]

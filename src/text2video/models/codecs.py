@@ -35,6 +35,10 @@ class Latents:
         """A draw `[B, C, t, h, w]` from standard normal noise of that shape."""
         return self.mean if self.logvar is None else self.mean + (self.logvar / 2).exp() * noise
 
+    def named(self) -> dict[str, Tensor]:
+        """Of one video `[1, ...]`, as it is stored: `mean` and, where there is one, `logvar`, `[C, t, h, w]`."""
+        return {"mean": self.mean[0]} | ({} if self.logvar is None else {"logvar": self.logvar[0]})
+
 
 @dataclass(frozen=True)
 class Geometry:
