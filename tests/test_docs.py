@@ -161,7 +161,7 @@ def place(shelf, tmp_path, monkeypatch) -> Iterator[Path]:
     folder = tmp_path / "place"
     shutil.copytree(shelf, folder)
     whole = trainer.train
-    monkeypatch.setattr(trainer, "train", lambda config, resume=False, on_checked=None: whole(smaller(config), resume))
+    monkeypatch.setattr(trainer, "train", lambda config, resume=False, *reports: whole(smaller(config), resume))
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
     before = set(sys.modules)

@@ -91,7 +91,7 @@ def prepare(
         preset,
     )
     from ..preparing.prepare import prepare as run
-    from ..training.build import shape_rules
+    from ..training.build import open_base, shape_rules
 
     checking, encoding = passing_progress("checking clips", "files"), passing_progress("encoding", "clips and texts")
     with log_lines(), checking as on_checked, encoding as on_done:
@@ -103,7 +103,7 @@ def prepare(
             num_gpus=num_gpus,
             engine=engine,
             remove_unused=remove_unused,
-            rules=shape_rules(config) if config.data.buckets else None,
+            rules=shape_rules(config, open_base(config, trainable_only=True)) if config.data.buckets else None,
             on_done=on_done,
             on_checked=on_checked,
         )

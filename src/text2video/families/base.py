@@ -15,6 +15,7 @@ from ..errors import ModelError, UsageError
 from ..models.codecs import Latents
 from ..sizes import Bucket, ShapeRules
 from . import lora
+from .precision import Quantization, cast_layers
 
 # Pipeline class in model_index.json -> module and class of its family.
 FAMILIES = {
@@ -70,6 +71,8 @@ class Opening:
         lora: adapters, each a run's folder or a safetensors file.
         parts: further parts by the name that the family gives them, such as `motion_adapter`: -> folder.
         without: components that are not needed, and left out of memory.
+        quantize: how the denoisers' weights are held, see `precision`; None: in the pipeline's own precision.
+        layerwise_casting: hold the denoisers' weights as fp8, and cast them while a layer computes.
     """
 
     variant: str | None = None
@@ -77,6 +80,8 @@ class Opening:
     lora: Sequence[Path] = ()
     parts: Mapping[str, Path] = field(default_factory=dict)
     without: Sequence[str] = ()
+    quantize: Quantization | None = None
+    layerwise_casting: bool = False
 
 
 AS_USUAL = Opening()
@@ -273,6 +278,8 @@ def open_model(
     pipe = family.open(folder, device, dtype or own_dtype(family, device), opening=opening)
     for number, adapter in enumerate(adapters):
         lora.apply(family.denoisers(pipe), lora.read(model_folder(adapter), pipe), f"lora{number}")
+    if opening.layerwise_casting:
+        cast_layers(family.denoisers(pipe).values(), dtype or own_dtype(family, device))
     return family, pipe
 
 

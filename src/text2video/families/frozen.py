@@ -44,7 +44,7 @@ class Frozen:
         """
         if config.train.init_from:
             folder = model_folder(config.train.init_from)
-            kept, family = on_disk(folder), family_of(folder)
+            family, kept = family_of(folder), on_disk(folder)
             if family.frozen:
                 return cls(kept.get("vae"), str(kept.get("text_encoder", folder / "text_encoder")), folder)
             return cls(kept.get("vae"), str(kept["text_encoder"]) if "text_encoder" in kept else None)

@@ -26,6 +26,7 @@ from ..models.text import REMEMBERED
 from ..pipelines import leave_on_disk, left_on_disk, link
 from ..sizes import Bucket, ShapeRules
 from .base import AS_USUAL, Defaults, Opening, Published, Task, placed
+from .precision import is_quantized, quantizers
 
 
 class PretrainedFamily:
@@ -79,6 +80,10 @@ class PretrainedFamily:
         import diffusers
 
         index = json.loads((path / "model_index.json").read_text(encoding="utf-8"))
+        quantized: dict[str, Any] = {}
+        if opening.quantize:
+            names = [name for name in self.denoiser_names if name in index]
+            quantized = {"quantization_config": quantizers(opening.quantize, names, dtype)}
         left = {name: path / name for name in self.frozen if trainable_only and (index.get(name) or [None])[0]}
         try:
             pipe = getattr(diffusers, index["_class_name"]).from_pretrained(
@@ -87,14 +92,17 @@ class PretrainedFamily:
                 variant=opening.variant,
                 use_safetensors=True,
                 local_files_only=True,
+                **quantized,
                 **self.components(path, dtype, opening)
                 | dict.fromkeys([*left, *(name for name in opening.without if name in index)]),
             )
         except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
             reason = " ".join(str(error).split())
             raise ModelError(f"The {self.name} model in {str(path)!r} cannot be opened: {reason}") from None
+        if opening.quantize and not all(map(is_quantized, self.denoisers(pipe).values())):
+            raise UsageError(f"The denoiser of a {self.name} model cannot be quantised: leave out --quantize.")
         for part in pipe.components.values():
-            if isinstance(part, nn.Module):
+            if isinstance(part, nn.Module) and not is_quantized(part):
                 # Loaded weights lie where the file had them; matrix products differ by 2e-6 unless aligned anew.
                 for parameter in part.parameters():
                     parameter.data = parameter.data.clone()

@@ -36,6 +36,7 @@ class RunData:
     captions: list[str]  # of the training clips, for the tokenizer
     notes: list[str]  # what became of the clips, in words
     shape: Bucket  # what the model makes when it is not told otherwise: the most frequent bucket
+    known: list[str] | None = None  # every caption that the run can meet, where they can be told
     cache: Cache | None = None  # where the frozen parts' work was done ahead
 
 
@@ -106,7 +107,11 @@ def open_data(
     counted = f"{len(train_clips)} clips to train on, {len(val_clips)} to validate"
     counts = Counter(own[clip.id] for clip in train_clips)
     shape = max(counts, key=lambda bucket: (counts[bucket], bucket)) if config.buckets else config.shape
-    return RunData(train, val, captions, [counted, *manifest.notes, *left_out], shape)
+    known = None
+    if kind is TextVideoDataset and not config.augment:  # both may make captions as they go
+        prefixed = {f"{config.caption_prefix} {caption}".strip() for clip in clips for caption in clip.captions}
+        known = ["", *sorted(prefixed - {""})]
+    return RunData(train, val, captions, [counted, *manifest.notes, *left_out], shape, known)
 
 
 def sampler_of(config: RunConfig, dataset: Any, rank: int = 0, world_size: int = 1) -> BucketSampler:
@@ -159,7 +164,7 @@ def open_prepared(config: DataConfig, folder: Path, seed: int, rules: ShapeRules
     shapes = Counter(Bucket(*train.shape(index)) for index in range(len(train)))
     for shape in shapes:
         rules.check(shape)
-    return RunData(train, val, captions, notes, max(shapes, key=lambda shape: (shapes[shape], shape)), cache)
+    return RunData(train, val, captions, notes, max(shapes, key=lambda shape: (shapes[shape], shape)), cache=cache)
 
 
 def encoded(family: Family, pipe: Any, items: dict[str, Any], device: torch.device) -> Latents:
