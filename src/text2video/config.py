@@ -240,7 +240,9 @@ class RunConfig(_Section):
     """A complete run. `RunConfig()` holds the defaults of a model trained from scratch."""
 
     output_dir: Path = Field(Path("runs/run"), description="the run's folder")
-    preset: str | None = Field(None, description="values that all others are laid over: a name, or a YAML file")
+    preset: str | None = Field(
+        None, description="values that all others are laid over: finetune, lora, lora-12gb, lora-24gb, or a YAML file"
+    )
     seed: int = Field(0, ge=0, description="everything random follows from it")
     data: DataConfig = DataConfig()  # pyright: ignore[reportCallIssue]
     model: ModelConfig = ModelConfig()  # pyright: ignore[reportCallIssue]

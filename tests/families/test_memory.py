@@ -130,6 +130,15 @@ def test_a_run_with_layerwise_casting_learns_and_generates(made, few_clips, tmp_
     assert np.abs(small.frames.astype(int) - whole.frames).mean() < far / 2
 
 
+def test_the_frozen_base_is_bf16_and_the_adapter_float32(made, few_clips, tmp_path):
+    flags = ("--mixed_precision", "bf16", "--max_steps", "1", "--eval_steps", "1", "--val_fraction", "0.3")
+    trainer = Trainer(config(made(modelscope), few_clips, tmp_path / "run", *flags, "--gradient_checkpointing", "false"))
+    kinds = {p.requires_grad: p.dtype for p in trainer.pipe.unet.parameters()}
+    assert kinds == {True: torch.float32, False: torch.bfloat16}
+    trainer.run()
+    assert np.isfinite(trainer.best_loss)
+
+
 @pytest.mark.parametrize("kind", ["int8", "fp8"])
 def test_a_run_on_a_quantised_base_learns(made, few_clips, tmp_path, kind):
     pytest.importorskip("torchao")

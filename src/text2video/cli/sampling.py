@@ -84,6 +84,7 @@ class Opened:
     Args:
         variant: Variant of the weight files, such as fp16.
         offload: What leaves the GPU while it is not needed: none, model, group or sequential.
+        layerwise_casting: Hold the denoiser's weights as fp8, in half the memory of bf16.
         lora: Adapters: runs' folders or safetensors files.
         motion_adapter: AnimateDiff: folder of the motion adapter, where the model is one of images.
         controlnet: AnimateDiff: folder of a ControlNet, which --video then steers.
@@ -91,6 +92,7 @@ class Opened:
 
     variant: str | None = None
     offload: Literal["none", "model", "group", "sequential"] = "none"
+    layerwise_casting: bool = False
     lora: Annotated[list[Path] | None, Parameter(consume_multiple=True)] = None
     motion_adapter: Path | None = None
     controlnet: Path | None = None
@@ -101,7 +103,7 @@ class Opened:
 
         parts = {"motion_adapter": self.motion_adapter, "controlnet": self.controlnet}
         own = {name: folder for name, folder in parts.items() if folder is not None}
-        return Opening(self.variant, self.offload, self.lora or (), own)
+        return Opening(self.variant, self.offload, self.lora or (), own, layerwise_casting=self.layerwise_casting)
 
 
 NO_OPTIONS, AS_USUAL = Options(), Opened()

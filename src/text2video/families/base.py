@@ -270,7 +270,12 @@ def open_model(
 
     Raises:
         ModelError: there is none, or an adapter fits nothing in it.
+        UsageError: it cannot be opened in that way.
     """
+    if opening.layerwise_casting and opening.offload in ("group", "sequential"):
+        raise UsageError(
+            f"--layerwise_casting holds weights in one way and --offload {opening.offload} in another: leave out one."
+        )
     folder, adapters = model_folder(path), list(opening.lora)
     if base := lora.base_of(folder):
         folder, adapters = model_folder(base), [folder, *adapters]

@@ -27,7 +27,8 @@ class BlockOffload:
     """
 
     def __init__(self, model: nn.Module, device: torch.device):
-        kinds = getattr(model, "_no_split_modules", None) or []
+        # what diffusers keeps in one piece, or compiles once for all
+        kinds = [*(getattr(model, "_no_split_modules", None) or []), *(getattr(model, "_repeated_blocks", None) or [])]
         chains = [child for child in model.children() if isinstance(child, nn.ModuleList)]
         self.blocks = [block for chain in chains for block in chain if type(block).__name__ in kinds]
         if not self.blocks or not getattr(model, "_supports_gradient_checkpointing", False):

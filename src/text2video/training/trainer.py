@@ -347,7 +347,8 @@ class Trainer:
         samples, size = self.config.train.val_samples, self.config.train.batch_size
         player, total = next(iter(self.optimizers)), torch.zeros(())
         predict = partial(self.family.predict, self.pipe, self.parts)
-        with self.averaged():
+        # under an adapter the frozen weights are held in half precision, which needs mixed precision here too
+        with self.averaged(), self.accelerator.autocast() if self.config.lora else nullcontext():
             for first in range(self.rank * size, samples, self.world * size):
                 rows = range(first, min(first + size, samples))
                 for _, group in groupby(rows, lambda row: val.shape(row % len(val))):
