@@ -76,8 +76,6 @@ OF_PROGRAMS = {
     "gigabytes",
     "rounds",
     "local-dir",
-    "minutes",
-    "tiny",
 }
 OF_OTHER_TOOLS = {
     *("instance_data_root", "max_num_frames", "train_batch_size", "num_train_epochs", "max_train_steps", "id_token"),
