@@ -125,7 +125,7 @@ class TextConfig(_Section):
     text_width: Positive = Field(256, description="width of the built-in encoder")
     text_layers: Positive = Field(2, description="layers of the built-in encoder")
     vocab_size: Positive = Field(4096, description="largest vocabulary of the built-in tokenizer")
-    max_tokens: Positive = Field(77, description="tokens a caption can have")
+    max_tokens: Positive = Field(77, description="tokens a caption can have, of the built-in encoder")
 
 
 class DiffusionConfig(_Section):
