@@ -35,6 +35,8 @@ class NativeFamily:
     frozen: tuple[str, ...] = ()
     denoiser_names = ("unet",)
     lora_targets = ("q", "kv", "qkv", "out")
+    comfyui_prefix: str | None = None
+    comfyui_names: Mapping[str, str] = {}
     timesteps = "uniform"
 
     def __init__(self) -> None:
