@@ -164,3 +164,24 @@ def lora_training_works(
         theirs = diffusers(final, torch.Generator().manual_seed(settings.seed))
         assert np.array_equal(adapted.frames, to_uint8(theirs.transpose(0, 1) * 2 - 1))
     return final
+
+
+def asked_in_training(family: Family, pipe: Any, name: str, run: Callable[[Any], Any], ask: Callable[..., Any]) -> None:
+    """`Family.predict` asks the denoiser for the same, argument by argument, as the family's own sampler does.
+
+    Args:
+        name: of the denoiser in the pipeline.
+        run: pipeline -> whatever; it samples.
+        ask: (modules, arguments that the sampler gave last) -> calls `predict` with the same x_t.
+    """
+    model = getattr(pipe, name)
+    heard: list[dict[str, Any]] = []
+    hook = model.register_forward_pre_hook(lambda _, args, kwargs: heard.append(kwargs), with_kwargs=True)
+    run(pipe)
+    sampled = heard[-1]
+    ask({name: model}, sampled)
+    hook.remove()
+    asked = heard[-1]
+    assert asked is not sampled
+    for key in {*sampled, *asked} - {"attention_kwargs"}:
+        torch.testing.assert_close(asked.get(key), sampled.get(key), atol=1e-5, rtol=0, check_dtype=False)

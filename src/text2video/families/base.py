@@ -18,6 +18,9 @@ from . import lora
 
 # Pipeline class in model_index.json -> module and class of its family.
 FAMILIES = {
+    "CogVideoXImageToVideoPipeline": "cogvideox:CogVideoX",
+    "CogVideoXPipeline": "cogvideox:CogVideoX",
+    "CogVideoXVideoToVideoPipeline": "cogvideox:CogVideoX",
     "TextToVideoPipeline": "native:NativeFamily",
     "TextToVideoSDPipeline": "modelscope:ModelScope",
     "VideoToVideoSDPipeline": "modelscope:ModelScope",
@@ -157,7 +160,11 @@ class Family(Protocol):
         ...
 
     def encode_video(self, pipe: Any, video: Tensor) -> Latents:
-        """`[B, 3, T, H, W]` in [-1, 1] -> what is denoised, `[B, C, t, h, w]`, normalised."""
+        """`[B, 3, T, H, W]` in [-1, 1] -> the codec's latents `[B, C, t, h, w]`, normalised."""
+        ...
+
+    def arranged(self, pipe: Any, latents: Latents) -> Latents:
+        """The codec's latents, of now or of prepared data -> what is denoised."""
         ...
 
     def conditions(

@@ -125,16 +125,17 @@ class PretrainedFamily:
 
     def defaults(self, pipe: Any) -> Defaults:
         """How it makes videos when it is not told otherwise."""
-        return getattr(pipe, "adapted", self.standard)
+        return getattr(pipe, "adapted", None) or self.standard_of(pipe)
+
+    def standard_of(self, pipe: Any) -> Defaults:
+        """How the model was published, where a family has several."""
+        return self.standard
 
     def adapt(self, pipe: Any, shape: Bucket, fps: float | None) -> None:
         """Shape and frame rate of previews; a saved model goes by its family's own."""
+        own = self.standard_of(pipe)
         pipe.adapted = replace(
-            self.standard,
-            num_frames=shape.frames,
-            height=shape.height,
-            width=shape.width,
-            fps=float(fps or self.standard.fps),
+            own, num_frames=shape.frames, height=shape.height, width=shape.width, fps=float(fps or own.fps)
         )
 
     def use_sampler(self, pipe: Any, name: str) -> None:
@@ -198,6 +199,10 @@ class PretrainedFamily:
         """The codec's normalised latents."""
         return encode(pipe.vae, video)
 
+    def arranged(self, pipe: Any, latents: Latents) -> Latents:
+        """The latents are denoised as they are."""
+        return latents
+
     def conditions(
         self, pipe: Any, items: Mapping[str, Any], x_0: Tensor, generators: Sequence[torch.Generator]
     ) -> dict[str, Tensor]:
@@ -244,7 +249,7 @@ class PretrainedFamily:
         import diffusers
 
         kind = getattr(diffusers, self.pipelines[task])
-        return pipe if type(pipe) is kind else kind.from_pipe(pipe, dtype=None)
+        return pipe if type(pipe) is kind else kind.from_pipe(pipe, dtype=pipe.dtype)  # it would make it float32
 
     def arguments(self, pipe: Any, task: Task, settings: Mapping[str, Any]) -> dict[str, Any]:
         """What the task's pipeline is called with; settings that it does not know are those that its inputs fix."""

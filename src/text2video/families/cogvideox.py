@@ -1,0 +1,173 @@
+"""CogVideoX (Yang et al. 2024, arXiv:2408.06072): a transformer over text and video tokens together.
+
+Latents of a causal video autoencoder, T5 text of a fixed number of tokens, v-prediction on a schedule that is shifted
+to more noise and ends in nothing but noise. The 2B model has sinusoidal positions, the 5B models rotary ones. Version
+1.5 takes latent frames in pairs; where a video has an odd number of them, its first one is there twice, and the copy is
+dropped before decoding. Image-to-video models get the latents of the first frame beside the noisy ones, padded by zeros
+in time.
+
+The published trainers weigh the error of x_0 by 1 / (1 - alpha^2). Since x_0 = alpha x_t - sigma v, that error is sigma
+times the error of v, and the weight 1 / sigma^2: the same number as the unweighted error of v, factor 1.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import DataError, UsageError
+from ..models.codecs import Latents
+from ..sizes import Rule, ShapeRules
+from .base import Defaults, Published, Task
+from .pretrained import PretrainedFamily
+
+_BOTH: tuple[Task, ...] = ("text-to-video", "video-to-video")
+_TEXT: tuple[Task, ...] = ("text-to-video",)
+_IMAGE: tuple[Task, ...] = ("image-to-video",)
+# The noise on first frames, and how often there is no frame at all, as in the published trainers
+# (diffusers' examples/cogvideo/train_cogvideox_image_to_video_lora.py): so that models do not hold on to it too much.
+_NOISE_MEAN, _NOISE_STD, _IMAGE_DROPOUT = -3.0, 0.5, 0.05
+
+
+class CogVideoX(PretrainedFamily):
+    """`THUDM/CogVideoX-2b` and models of its kind, versions 1.0 and 1.5."""
+
+    name = "cogvideox"
+    pipelines: ClassVar = {
+        "text-to-video": "CogVideoXPipeline",
+        "image-to-video": "CogVideoXImageToVideoPipeline",
+        "video-to-video": "CogVideoXVideoToVideoPipeline",
+    }
+    standard = Defaults(49, 480, 720, 8.0, 50, 6.0)
+    options = frozenset({"use_dynamic_cfg"})
+    published = (
+        Published("THUDM/CogVideoX-2b", _BOTH, "Apache-2.0", 1.7, 13.8),
+        Published("THUDM/CogVideoX-5b", _BOTH, "CogVideoX", 5.6, 21.5),
+        Published("THUDM/CogVideoX-5b-I2V", _IMAGE, "CogVideoX", 5.6, 21.6),
+        Published("THUDM/CogVideoX1.5-5B", _TEXT, "CogVideoX", 5.6, 21.6),
+        Published("THUDM/CogVideoX1.5-5B-I2V", _IMAGE, "CogVideoX", 5.6, 21.6),
+    )
+
+    def tasks(self, pipe: Any) -> tuple[Task, ...]:
+        """A model either takes a first frame or it does not; diffusers starts version 1.5 from no video."""
+        if takes_image(pipe):
+            return _IMAGE
+        return _TEXT if pipe.transformer.config.patch_size_t else _BOTH
+
+    def rules(self, pipe: Any) -> ShapeRules:
+        """8k+1 frames, in version 1.5 16k+1; sizes that codec and patches divide, and that its positions reach."""
+        config = pipe.transformer.config
+        rules = self.codec_rules(pipe, (1, config.patch_size, config.patch_size))
+        if config.patch_size_t:
+            rules = replace(rules, frames=Rule(rules.frames.step * config.patch_size_t, rules.frames.offset))
+        stride = pipe.vae_scale_factor_spatial
+        height, width = config.sample_height * stride, config.sample_width * stride
+        if config.use_learned_positional_embeddings:  # one for each place, so there is one size
+            return replace(rules, height=Rule(height, most=height), width=Rule(width, most=width))
+        if config.patch_size_t:  # rotary positions are cut from a table of this size
+            return replace(rules, height=replace(rules.height, most=height), width=replace(rules.width, most=width))
+        return rules
+
+    def standard_of(self, pipe: Any) -> Defaults:
+        """Version 1.5 makes larger and smoother videos."""
+        if pipe.transformer.config.patch_size_t:
+            return replace(self.standard, num_frames=81, height=768, width=1360, fps=16.0)
+        return self.standard
+
+    def use_sampler(self, pipe: Any, name: str) -> None:
+        """DDIM or DPM++ SDE, in the forms that follow the shifted schedule.
+
+        Raises:
+            UsageError: it is another.
+        """
+        from diffusers import CogVideoXDDIMScheduler, CogVideoXDPMScheduler
+
+        kinds = {"ddim": CogVideoXDDIMScheduler, "dpm++sde": CogVideoXDPMScheduler}
+        if name not in kinds:
+            raise UsageError(f"A {self.name} model has no sampler {name!r}. Choose one of {', '.join(kinds)}.")
+        pipe.scheduler = kinds[name].from_config(pipe.scheduler.config, timestep_spacing="trailing")
+
+    def embed(self, pipe: Any, caption: str) -> dict[str, Tensor]:
+        """T5's token embeddings; padding is read too, as in the model's own training."""
+        found, _ = pipe.encode_prompt(caption, None, False, 1, max_sequence_length=text_length(pipe), device=pipe.device)
+        return {"encoder_hidden_states": found[0]}  # [226, D]
+
+    def arranged(self, pipe: Any, latents: Latents) -> Latents:
+        """The codec's latents; in version 1.5 the first one twice where their number is odd.
+
+        As in the published trainer (CogVideo, finetune/models/cogvideox_i2v/lora_trainer.py) and in sampling.
+        """
+        missing = -latents.mean.shape[2] % (pipe.transformer.config.patch_size_t or 1)
+
+        def padded(values: Tensor) -> Tensor:
+            return torch.cat([values[:, :, :1]] * missing + [values], dim=2)
+
+        return Latents(padded(latents.mean), None if latents.logvar is None else padded(latents.logvar))
+
+    def conditions(
+        self, pipe: Any, items: Mapping[str, Any], x_0: Tensor, generators: Sequence[torch.Generator]
+    ) -> dict[str, Tensor]:
+        """Latents of the first frames with noise on them, padded in time, where the model takes any.
+
+        Raises:
+            DataError: the clips' frames are not there.
+        """
+        if not takes_image(pipe):
+            return {}
+        if "video" not in items:
+            raise DataError(
+                "An image-to-video model of CogVideoX sees first frames with fresh noise on them, and prepared data "
+                "holds no frames. Train it on the clips: leave out --load_tensors, and name them by --data_dir."
+            )
+        images, kept = [], []
+        for frame, generator in zip(items["video"][:, :, :1].cpu(), generators, strict=True):  # [3, 1, H, W]
+            draw = torch.randn(1, generator=generator) * _NOISE_STD + _NOISE_MEAN
+            images.append(frame + draw.exp() * torch.randn(frame.shape, generator=generator))
+            kept.append(float(torch.rand((), generator=generator) >= _IMAGE_DROPOUT))
+        latents = self.encode_video(pipe, torch.stack(images))  # [B, C, 1, h, w]
+        noise = torch.stack([torch.randn(latents.mean.shape[1:], generator=g) for g in generators])
+        first = latents.sample(noise.to(latents.mean.device)) * torch.tensor(kept).view(-1, 1, 1, 1, 1).to(x_0.device)
+        if pipe.vae.config.invert_scale_latents:  # version 1.5 was trained so, and diffusers samples so
+            first = first / pipe.vae.config.scaling_factor**2
+        return {"image_latents": torch.cat([first, torch.zeros_like(x_0[:, :, 1:])], dim=2)}
+
+    def predict(
+        self, pipe: Any, modules: dict[str, nn.Module], x_t: Tensor, t: Tensor, condition: dict[str, Any]
+    ) -> Tensor:
+        """The transformer's v."""
+        config, dtype = pipe.transformer.config, pipe.transformer.dtype
+        parts = [x_t, condition["image_latents"]] if "image_latents" in condition else [x_t]
+        sample = torch.cat(parts, dim=1).transpose(1, 2).to(dtype)  # [B, t, C, h, w]
+        stride = pipe.vae_scale_factor_spatial
+        positions = None
+        if config.use_rotary_positional_embeddings:
+            frames, height, width = x_t.shape[2:]
+            positions = pipe._prepare_rotary_positional_embeddings(
+                height * stride, width * stride, frames, device=x_t.device
+            )
+        output = modules["transformer"](
+            hidden_states=sample,
+            encoder_hidden_states=condition["encoder_hidden_states"].to(dtype),
+            timestep=t,
+            ofs=x_t.new_full((1,), 2.0) if config.ofs_embed_dim else None,
+            image_rotary_emb=positions,
+            return_dict=False,
+        )[0]
+        return output.transpose(1, 2)  # [B, C, t, h, w]
+
+    def arguments(self, pipe: Any, task: Task, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """With as many text tokens as the model was trained with."""
+        return {**super().arguments(pipe, task, settings), "max_sequence_length": text_length(pipe)}
+
+
+def takes_image(pipe: Any) -> bool:
+    """Whether latents of a first frame are laid beside the noisy ones."""
+    config = pipe.transformer.config
+    return config.in_channels != config.out_channels
+
+
+def text_length(pipe: Any) -> int:
+    """Tokens that every caption is padded or cut to."""
+    return pipe.transformer.config.max_text_seq_length
