@@ -7,6 +7,7 @@ import pytest
 import torch
 from checkpoints import t5_text
 from contract import (
+    aligned,
     asked_in_training,
     equals_diffusers,
     full_training_works,
@@ -24,7 +25,6 @@ from text2video.models.codecs import Latents
 from text2video.sizes import Bucket
 
 TOKENS = 6
-FLAGS = ("--num_frames", "9", "--frame_size", "32")
 CALL = {"num_frames": 9, "height": 32, "width": 32, "num_inference_steps": 3, "guidance_scale": 3.0}
 
 
@@ -121,7 +121,7 @@ def bare(folder: Path, generator: torch.Generator, adapter: Path | None = None, 
     if adapter:
         pipe.load_lora_weights(adapter)
     call = {**CALL, "max_sequence_length": TOKENS, **call}
-    return pipe(prompt=prompt, **call, generator=generator, output_type="pt").frames[0]
+    return aligned(pipe)(prompt=prompt, **call, generator=generator, output_type="pt").frames[0]
 
 
 @pytest.mark.parametrize("make", MAKERS)
@@ -209,7 +209,7 @@ def test_the_published_loss_is_the_unweighted_error_of_v(made):
 def test_a_first_frame_gets_noise_or_is_left_out(made):
     family, pipe = opened(made(later_image))
     clips = torch.rand(2, 3, 17, 32, 32, generator=torch.Generator().manual_seed(2)) * 2 - 1
-    x_0 = family.arranged(pipe, family.encode_video(pipe, clips)).mean
+    x_0 = family.encode_video(pipe, clips).mean
     assert x_0.shape == (2, 4, 6, 4, 4)
     assert torch.equal(x_0[:, :, 0], x_0[:, :, 1])
 
@@ -225,8 +225,12 @@ def test_a_first_frame_gets_noise_or_is_left_out(made):
     assert not torch.equal(first, latents(1, clips.flip(-1)))
     left_out = [not latents(seed)[0].any() for seed in range(100, 200)]
     assert 0 < sum(left_out) < 20
-    with pytest.raises(DataError, match="leave out --load_tensors"):
-        family.conditions(pipe, {"mean": x_0}, x_0, [])
+    ahead = family.encode_video(pipe, clips[:, :, :1])
+    items = {"mean": x_0, "image_mean": ahead.mean, "image_logvar": ahead.logvar}
+    stored = family.conditions(pipe, items, x_0, [torch.Generator().manual_seed(clip) for clip in range(2)])
+    assert stored["image_latents"].shape == x_0.shape
+    with pytest.raises(DataError, match="with --save_image_latents"):
+        family.conditions(pipe, {"mean": x_0}, x_0, [torch.Generator()] * 2)
 
 
 @pytest.mark.parametrize("make", [two, later, five_image])

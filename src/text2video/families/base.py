@@ -160,11 +160,7 @@ class Family(Protocol):
         ...
 
     def encode_video(self, pipe: Any, video: Tensor) -> Latents:
-        """`[B, 3, T, H, W]` in [-1, 1] -> the codec's latents `[B, C, t, h, w]`, normalised."""
-        ...
-
-    def arranged(self, pipe: Any, latents: Latents) -> Latents:
-        """The codec's latents, of now or of prepared data -> what is denoised."""
+        """`[B, 3, T, H, W]` in [-1, 1] -> what is denoised, `[B, C, t, h, w]`, normalised."""
         ...
 
     def conditions(

@@ -10,6 +10,7 @@ The published trainers weigh the error of x_0 by 1 / (1 - alpha^2). Since x_0 = 
 times the error of v, and the weight 1 / sigma^2: the same number as the unweighted error of v, factor 1.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from ..errors import DataError, UsageError
 from ..models.codecs import Latents
+from ..pipelines import left_on_disk
 from ..sizes import Rule, ShapeRules
 from .base import Defaults, Published, Task
 from .pretrained import PretrainedFamily
@@ -32,7 +34,7 @@ _NOISE_MEAN, _NOISE_STD, _IMAGE_DROPOUT = -3.0, 0.5, 0.05
 
 
 class CogVideoX(PretrainedFamily):
-    """`THUDM/CogVideoX-2b` and models of its kind, versions 1.0 and 1.5."""
+    """`zai-org/CogVideoX-2b` and models of its kind, versions 1.0 and 1.5."""
 
     name = "cogvideox"
     pipelines: ClassVar = {
@@ -43,11 +45,11 @@ class CogVideoX(PretrainedFamily):
     standard = Defaults(49, 480, 720, 8.0, 50, 6.0)
     options = frozenset({"use_dynamic_cfg"})
     published = (
-        Published("THUDM/CogVideoX-2b", _BOTH, "Apache-2.0", 1.7, 13.8),
-        Published("THUDM/CogVideoX-5b", _BOTH, "CogVideoX", 5.6, 21.5),
-        Published("THUDM/CogVideoX-5b-I2V", _IMAGE, "CogVideoX", 5.6, 21.6),
-        Published("THUDM/CogVideoX1.5-5B", _TEXT, "CogVideoX", 5.6, 21.6),
-        Published("THUDM/CogVideoX1.5-5B-I2V", _IMAGE, "CogVideoX", 5.6, 21.6),
+        Published("zai-org/CogVideoX-2b", _BOTH, "Apache-2.0", 1.7, 13.8),
+        Published("zai-org/CogVideoX-5b", _BOTH, "CogVideoX", 5.6, 21.5),
+        Published("zai-org/CogVideoX-5b-I2V", _IMAGE, "CogVideoX", 5.6, 21.5),
+        Published("zai-org/CogVideoX1.5-5B", _TEXT, "CogVideoX", 5.6, 31.1),
+        Published("zai-org/CogVideoX1.5-5B-I2V", _IMAGE, "CogVideoX", 5.6, 31.1),
     )
 
     def tasks(self, pipe: Any) -> tuple[Task, ...]:
@@ -91,46 +93,53 @@ class CogVideoX(PretrainedFamily):
 
     def embed(self, pipe: Any, caption: str) -> dict[str, Tensor]:
         """T5's token embeddings; padding is read too, as in the model's own training."""
-        found, _ = pipe.encode_prompt(caption, None, False, 1, max_sequence_length=text_length(pipe), device=pipe.device)
+        found, _ = pipe.encode_prompt(
+            caption, None, False, 1, max_sequence_length=text_length(pipe), device=pipe.device
+        )
         return {"encoder_hidden_states": found[0]}  # [226, D]
 
-    def arranged(self, pipe: Any, latents: Latents) -> Latents:
-        """The codec's latents; in version 1.5 the first one twice where their number is odd.
+    def encode_video(self, pipe: Any, video: Tensor) -> Latents:
+        """The codec's normalised latents; in version 1.5 the first one twice where their number is odd.
 
         As in the published trainer (CogVideo, finetune/models/cogvideox_i2v/lora_trainer.py) and in sampling.
         """
+        latents = super().encode_video(pipe, video)
         missing = -latents.mean.shape[2] % (pipe.transformer.config.patch_size_t or 1)
-
-        def padded(values: Tensor) -> Tensor:
-            return torch.cat([values[:, :, :1]] * missing + [values], dim=2)
-
-        return Latents(padded(latents.mean), None if latents.logvar is None else padded(latents.logvar))
+        mean, logvar = (
+            None if values is None else torch.cat([values[:, :, :1]] * missing + [values], dim=2)
+            for values in (latents.mean, latents.logvar)
+        )
+        assert mean is not None
+        return Latents(mean, logvar)
 
     def conditions(
         self, pipe: Any, items: Mapping[str, Any], x_0: Tensor, generators: Sequence[torch.Generator]
     ) -> dict[str, Tensor]:
-        """Latents of the first frames with noise on them, padded in time, where the model takes any.
+        """Latents of the first frames, padded in time by zeros, where the model takes any; some are left out.
+
+        There is fresh noise on the frames, except where they were encoded ahead.
 
         Raises:
-            DataError: the clips' frames are not there.
+            DataError: first frames are neither there nor encoded ahead.
         """
         if not takes_image(pipe):
             return {}
-        if "video" not in items:
+        kept = torch.stack([torch.rand(1, 1, 1, 1, generator=g) >= _IMAGE_DROPOUT for g in generators])
+        if "video" in items:
+            frames = items["video"][:, :, :1].cpu()
+            latents = self.encode_video(pipe, torch.stack([*map(noisy, frames, generators)]))
+        elif "image_mean" in items:
+            latents = Latents(items["image_mean"], items.get("image_logvar"))
+        else:
             raise DataError(
-                "An image-to-video model of CogVideoX sees first frames with fresh noise on them, and prepared data "
-                "holds no frames. Train it on the clips: leave out --load_tensors, and name them by --data_dir."
+                "This model makes videos from their first frames, which the prepared data does not hold. Prepare it "
+                "with --save_image_latents, or leave out --load_tensors and train on the clips."
             )
-        images, kept = [], []
-        for frame, generator in zip(items["video"][:, :, :1].cpu(), generators, strict=True):  # [3, 1, H, W]
-            draw = torch.randn(1, generator=generator) * _NOISE_STD + _NOISE_MEAN
-            images.append(frame + draw.exp() * torch.randn(frame.shape, generator=generator))
-            kept.append(float(torch.rand((), generator=generator) >= _IMAGE_DROPOUT))
-        latents = self.encode_video(pipe, torch.stack(images))  # [B, C, 1, h, w]
         noise = torch.stack([torch.randn(latents.mean.shape[1:], generator=g) for g in generators])
-        first = latents.sample(noise.to(latents.mean.device)) * torch.tensor(kept).view(-1, 1, 1, 1, 1).to(x_0.device)
-        if pipe.vae.config.invert_scale_latents:  # version 1.5 was trained so, and diffusers samples so
-            first = first / pipe.vae.config.scaling_factor**2
+        first = (latents.sample(noise.to(latents.mean.device)) * kept.to(latents.mean.device))[:, :, :1].to(x_0.device)
+        codec = codec_config(pipe)
+        if codec.get("invert_scale_latents"):  # version 1.5 was trained so, and diffusers samples so
+            first = first / codec["scaling_factor"] ** 2
         return {"image_latents": torch.cat([first, torch.zeros_like(x_0[:, :, 1:])], dim=2)}
 
     def predict(
@@ -160,6 +169,19 @@ class CogVideoX(PretrainedFamily):
     def arguments(self, pipe: Any, task: Task, settings: Mapping[str, Any]) -> dict[str, Any]:
         """With as many text tokens as the model was trained with."""
         return {**super().arguments(pipe, task, settings), "max_sequence_length": text_length(pipe)}
+
+
+def noisy(frame: Tensor, generator: torch.Generator) -> Tensor:
+    """A first frame `[3, 1, H, W]` with noise of a random size."""
+    size = (_NOISE_MEAN + _NOISE_STD * torch.randn((), generator=generator)).exp()
+    return frame + size * torch.randn(frame.shape, generator=generator)
+
+
+def codec_config(pipe: Any) -> Mapping[str, Any]:
+    """Of the codec, in memory or left on the disk."""
+    if pipe.vae is not None:
+        return pipe.vae.config
+    return json.loads((left_on_disk(pipe)["vae"] / "config.json").read_text(encoding="utf-8"))
 
 
 def takes_image(pipe: Any) -> bool:

@@ -165,10 +165,6 @@ class NativeFamily:
         """The codec's latents; without a codec pixels are denoised as they are."""
         return Latents(video) if pipe.vae is None else encode(pipe.vae, video)
 
-    def arranged(self, pipe: Any, latents: Latents) -> Latents:
-        """They are denoised as they are."""
-        return latents
-
     def conditions(
         self, pipe: Any, items: Mapping[str, Any], x_0: Tensor, generators: Sequence[torch.Generator]
     ) -> dict[str, Tensor]:

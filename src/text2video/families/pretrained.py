@@ -199,10 +199,6 @@ class PretrainedFamily:
         """The codec's normalised latents."""
         return encode(pipe.vae, video)
 
-    def arranged(self, pipe: Any, latents: Latents) -> Latents:
-        """The latents are denoised as they are."""
-        return latents
-
     def conditions(
         self, pipe: Any, items: Mapping[str, Any], x_0: Tensor, generators: Sequence[torch.Generator]
     ) -> dict[str, Tensor]:

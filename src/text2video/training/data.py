@@ -175,12 +175,12 @@ def open_prepared(config: DataConfig, folder: Path, seed: int, rules: ShapeRules
 
 
 def encoded(family: Family, pipe: Any, items: dict[str, Any], device: torch.device) -> Latents:
-    """What is denoised of a batch's videos, encoded ahead or now."""
+    """What a batch's videos were encoded to, ahead or now."""
     if "mean" in items:
         mean, logvar = (items[name].to(device, non_blocking=True).float() for name in ("mean", "logvar"))
-        return family.arranged(pipe, Latents(mean, logvar))
+        return Latents(mean, logvar)
     with torch.no_grad():
-        return family.arranged(pipe, family.encode_video(pipe, items["video"].to(device, non_blocking=True)))
+        return family.encode_video(pipe, items["video"].to(device, non_blocking=True))
 
 
 def batches(dataset: Any, sampler: BucketSampler, num_workers: int) -> Iterator[dict[str, Any]]:
