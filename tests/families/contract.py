@@ -81,7 +81,7 @@ class Oracle(nn.Module):
             self.x_0 = x_t
             return (x_t,)
         self.calls += 1
-        t = self.timestep(torch.as_tensor(timestep).float().reshape(-1)[:1])
+        t = self.timestep(torch.as_tensor(timestep).float().reshape(-1)[-1:])  # of the last token, where each has one
         alpha, sigma = (expand(level, x_t) for level in self.schedule.alpha_sigma(t))
         x_0 = self.x_0.expand_as(x_t)
         return (target(self.prediction, x_0, (x_t - alpha * x_0) / sigma, alpha, sigma),)

@@ -272,10 +272,10 @@ def test_what_it_cannot_do_is_said(made, picture, tmp_path):
     family.rules(pipe).check(Bucket(49, 480, 720))
     with pytest.raises(UsageError, match=r"num_frames 16 is not 8k\+1 \(nearest: 9 or 17\); width 724"):
         family.rules(pipe).check(Bucket(16, 480, 724))
-    with pytest.raises(UsageError, match="no sampler 'euler'. Choose one of ddim"):
+    with pytest.raises(UsageError, match=r"no sampler .euler.\. Choose one of ddim"):
         family.use_sampler(pipe, "euler")
     (tmp_path / "model_index.json").write_text('{"_class_name": "CogVideoXPipeline"}')
-    with pytest.raises(ModelError, match="cogvideox model .* cannot be opened"):
+    with pytest.raises(ModelError, match=r"cogvideox model .* cannot be opened"):
         opened(tmp_path)
 
 

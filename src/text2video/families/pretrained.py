@@ -242,16 +242,18 @@ class PretrainedFamily:
 
     def runner(self, pipe: Any, task: Task) -> Any:
         """The diffusers pipeline that does a task with the components of `pipe`."""
+        kind = self.kind(pipe, task)
+        return pipe if type(pipe) is kind else kind.from_pipe(pipe, dtype=pipe.dtype)  # it would make it float32
+
+    def kind(self, pipe: Any, task: Task) -> Any:
+        """The pipeline class that does a task."""
         import diffusers
 
-        kind = getattr(diffusers, self.pipelines[task])
-        return pipe if type(pipe) is kind else kind.from_pipe(pipe, dtype=pipe.dtype)  # it would make it float32
+        return getattr(diffusers, self.pipelines[task])
 
     def arguments(self, pipe: Any, task: Task, settings: Mapping[str, Any]) -> dict[str, Any]:
         """What the task's pipeline is called with; settings that it does not know are those that its inputs fix."""
-        import diffusers
-
-        known = inspect.signature(getattr(diffusers, self.pipelines[task]).__call__).parameters
+        known = inspect.signature(self.kind(pipe, task).__call__).parameters
         given = {name: value for name, value in settings.items() if name in known}
         for name in ("image", "last_image"):
             if name in given:
