@@ -95,13 +95,13 @@ class LTXVideo(PretrainedFamily):
     def predict(
         self, pipe: Any, modules: dict[str, nn.Module], x_t: Tensor, t: Tensor, condition: dict[str, Any]
     ) -> Tensor:
-        """The transformer's velocity; for a first frame that is given, the true one, so that it adds nothing to a loss."""
+        """The transformer's velocity; where a first frame is given, the true one, so that it adds nothing to a loss."""
         config, dtype = pipe.transformer.config, pipe.transformer.dtype
         patches = (config.patch_size, config.patch_size_t)
-        sample, timestep, clean = x_t, t, None
-        if "first_frame" in condition:
+        sample, timestep = x_t, t
+        clean, given = condition.get("first_frame"), torch.zeros(())
+        if clean is not None:
             given = condition["first_frame_given"].view(-1, 1, 1, 1, 1) & first_of(x_t)  # [B, 1, t, h, w]
-            clean = condition["first_frame"].expand_as(x_t)
             sample = torch.where(given, clean, x_t)
             timestep = pipe._pack_latents(t.view(-1, 1, 1, 1, 1) * ~given, *patches).squeeze(-1)  # [B, S]
         output = modules["transformer"](
