@@ -255,6 +255,18 @@ def test_lora_training(make, made, few_clips, tmp_path, picture):
     lora_training_works(folder, few_clips, tmp_path / "run", settings, plain, *flags)
 
 
+def test_it_works_without_what_training_leaves_on_the_disk(made, picture):
+    family, whole = opened(made(later_image))
+    whole.vae.register_to_config(scaling_factor=1.5)
+    part = family.open(made(later_image), torch.device("cpu"), trainable_only=True)
+    assert part.vae is None
+    assert family.rules(part) == family.rules(whole)
+    first = {"image_mean": torch.ones(1, 4, 2, 4, 4)}
+    given = family.conditions(part, first, torch.zeros(1, 4, 6, 4, 4), [torch.Generator().manual_seed(1)])
+    torch.testing.assert_close(given["image_latents"][0, 0, 0, 0, 0], torch.tensor(0.7**-2))
+    assert family.runner(whole, "image-to-video").vae_scaling_factor_image == 1.5
+
+
 def test_what_it_cannot_do_is_said(made, picture, tmp_path):
     family, pipe = opened(made(five_image))
     with pytest.raises(UsageError, match="does not do text-to-video, only image-to-video"):

@@ -125,8 +125,11 @@ def test_both_ends_and_a_video_equal_diffusers(made, picture):
     equals_diffusers(folder, ends, Settings(**CALL, image=picture, last_image=picture, seed=5))
 
     def from_video(generator: torch.Generator) -> torch.Tensor:
-        frames = torch.as_tensor(video.sample(picture, 9, fps=24.0, height=64, width=64).frames)
-        latents = encode(opened(folder)[1].vae, frames.permute(3, 0, 1, 2)[None] / 127.5 - 1).mean
+        frames = [Image.fromarray(f) for f in video.sample(picture, 9, fps=24.0, height=64, width=64).frames]
+        _, pipe = opened(folder)
+        with torch.no_grad():
+            mean = pipe.vae.encode(pipe.video_processor.preprocess_video(frames)).latent_dist.mean
+        latents = pipe._normalize_latents(mean, pipe.vae.latents_mean, pipe.vae.latents_std)
         return bare(kind, folder, generator, latents=latents, denoise_strength=0.7)
 
     equals_diffusers(folder, from_video, Settings(**CALL, video=picture, strength=0.7, seed=5))
@@ -197,6 +200,20 @@ def test_first_frames_are_given_now_and_then_and_never_for_a_picture(made):
     assert 15 < given.sum() < 45
     one = family.conditions(pipe, {}, torch.zeros(300, 4, 1, 2, 2), some)["first_frame_given"]
     assert not one.any()
+
+
+def test_it_works_without_what_training_leaves_on_the_disk(made):
+    family, whole = opened(made(later))
+    part = family.open(made(later), torch.device("cpu"), trainable_only=True)
+    assert part.vae is None
+    assert family.rules(part) == family.rules(whole)
+    x_t = torch.randn(LATENTS, generator=torch.Generator().manual_seed(1))
+    text = family.encode_text(whole, {}, ["a red circle"])
+    given = family.conditions(part, {}, x_t, [torch.Generator().manual_seed(1)])
+    answers = [
+        family.predict(pipe, family.denoisers(pipe), x_t, torch.tensor([500.0]), text | given) for pipe in (whole, part)
+    ]
+    torch.testing.assert_close(*answers)
 
 
 def test_the_first_latents_are_those_of_the_first_frame(made, picture):

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from ..errors import DataError, UsageError
 from ..models.codecs import Latents
-from ..pipelines import left_on_disk
 from ..sizes import Rule, ShapeRules
 from .base import Defaults, Published, Task
 from .pretrained import PretrainedFamily
@@ -56,25 +55,24 @@ class CogVideoX(PretrainedFamily):
         """A model either takes a first frame or it does not; diffusers starts version 1.5 from no video."""
         if takes_image(pipe):
             return _IMAGE
-        return _TEXT if pipe.transformer.config.patch_size_t else _BOTH
+        return _BOTH if frames_together(pipe) == 1 else _TEXT
 
     def rules(self, pipe: Any) -> ShapeRules:
         """8k+1 frames, in version 1.5 16k+1; sizes that codec and patches divide, and that its positions reach."""
-        config = pipe.transformer.config
-        rules = self.codec_rules(pipe, (1, config.patch_size, config.patch_size))
-        if config.patch_size_t:
-            rules = replace(rules, frames=Rule(rules.frames.step * config.patch_size_t, rules.frames.offset))
+        config, pairs = config_of(pipe, "transformer"), frames_together(pipe)
+        rules = self.codec_rules(pipe, (1, config["patch_size"], config["patch_size"]))
+        rules = replace(rules, frames=Rule(rules.frames.step * pairs, rules.frames.offset))
         stride = pipe.vae_scale_factor_spatial
-        height, width = config.sample_height * stride, config.sample_width * stride
-        if config.use_learned_positional_embeddings:  # one for each place, so there is one size
+        height, width = config["sample_height"] * stride, config["sample_width"] * stride
+        if config.get("use_learned_positional_embeddings"):  # one for each place, so there is one size
             return replace(rules, height=Rule(height, most=height), width=Rule(width, most=width))
-        if config.patch_size_t:  # rotary positions are cut from a table of this size
+        if pairs > 1:  # rotary positions are cut from a table of this size
             return replace(rules, height=replace(rules.height, most=height), width=replace(rules.width, most=width))
         return rules
 
     def standard_of(self, pipe: Any) -> Defaults:
         """Version 1.5 makes larger and smoother videos."""
-        if pipe.transformer.config.patch_size_t:
+        if frames_together(pipe) > 1:
             return replace(self.standard, num_frames=81, height=768, width=1360, fps=16.0)
         return self.standard
 
@@ -104,7 +102,7 @@ class CogVideoX(PretrainedFamily):
         As in the published trainer (CogVideo, finetune/models/cogvideox_i2v/lora_trainer.py) and in sampling.
         """
         latents = super().encode_video(pipe, video)
-        missing = -latents.mean.shape[2] % (pipe.transformer.config.patch_size_t or 1)
+        missing = -latents.mean.shape[2] % frames_together(pipe)
         mean, logvar = (
             None if values is None else torch.cat([values[:, :, :1]] * missing + [values], dim=2)
             for values in (latents.mean, latents.logvar)
@@ -137,7 +135,7 @@ class CogVideoX(PretrainedFamily):
             )
         noise = torch.stack([torch.randn(latents.mean.shape[1:], generator=g) for g in generators])
         first = (latents.sample(noise.to(latents.mean.device)) * kept.to(latents.mean.device))[:, :, :1].to(x_0.device)
-        codec = codec_config(pipe)
+        codec = config_of(pipe, "vae")
         if codec.get("invert_scale_latents"):  # version 1.5 was trained so, and diffusers samples so
             first = first / codec["scaling_factor"] ** 2
         return {"image_latents": torch.cat([first, torch.zeros_like(x_0[:, :, 1:])], dim=2)}
@@ -166,6 +164,12 @@ class CogVideoX(PretrainedFamily):
         )[0]
         return output.transpose(1, 2)  # [B, C, t, h, w]
 
+    def runner(self, pipe: Any, task: Task) -> Any:
+        """The diffusers pipeline, with its codec's scale, also where it began without the codec."""
+        runner = super().runner(pipe, task)
+        runner.vae_scaling_factor_image = runner.vae.config.scaling_factor
+        return runner
+
     def arguments(self, pipe: Any, task: Task, settings: Mapping[str, Any]) -> dict[str, Any]:
         """With as many text tokens as the model was trained with."""
         return {**super().arguments(pipe, task, settings), "max_sequence_length": text_length(pipe)}
@@ -177,19 +181,24 @@ def noisy(frame: Tensor, generator: torch.Generator) -> Tensor:
     return frame + size * torch.randn(frame.shape, generator=generator)
 
 
-def codec_config(pipe: Any) -> Mapping[str, Any]:
-    """Of the codec, in memory or left on the disk."""
-    if pipe.vae is not None:
-        return pipe.vae.config
-    return json.loads((left_on_disk(pipe)["vae"] / "config.json").read_text(encoding="utf-8"))
+def config_of(pipe: Any, name: str) -> Mapping[str, Any]:
+    """Of a component, in memory or on the disk."""
+    if (part := getattr(pipe, name)) is not None:
+        return part.config
+    return json.loads((pipe.source / name / "config.json").read_text(encoding="utf-8"))
 
 
 def takes_image(pipe: Any) -> bool:
     """Whether latents of a first frame are laid beside the noisy ones."""
-    config = pipe.transformer.config
-    return config.in_channels != config.out_channels
+    config = config_of(pipe, "transformer")
+    return config["in_channels"] != config["out_channels"]
+
+
+def frames_together(pipe: Any) -> int:
+    """Latent frames that are one token: 1, in version 1.5 2."""
+    return config_of(pipe, "transformer").get("patch_size_t") or 1
 
 
 def text_length(pipe: Any) -> int:
     """Tokens that every caption is padded or cut to."""
-    return pipe.transformer.config.max_text_seq_length
+    return config_of(pipe, "transformer")["max_text_seq_length"]

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from ..diffusion.schedules import Schedule, SizedFlow
 from ..errors import UsageError
-from ..models.codecs import encode
 from .base import Defaults, Published, Task
 from .pretrained import PretrainedFamily
 
@@ -127,9 +126,9 @@ class LTXVideo(PretrainedFamily):
         **settings: Any,
     ) -> Tensor:
         """As every family. The decoder of 0.9.1 draws noise from torch's own generator, which starts from the seed."""
-        videos = []
+        videos, device = [], pipe._execution_device
         for prompt, generator in zip(prompts, generators, strict=True):
-            with torch.random.fork_rng():
+            with torch.random.fork_rng([device] if device.type == "cuda" else []):
                 torch.manual_seed(generator.initial_seed())
                 videos.append(super().sample(pipe, [prompt], [generator], on_step, **settings))
         return torch.cat(videos)
@@ -140,11 +139,9 @@ class LTXVideo(PretrainedFamily):
         given = super().arguments(pipe, task, {**decoding, **settings, "frame_rate": settings["fps"]})
         if not is_later(pipe):
             return given
-        if "video" in given:
-            del given["video"]  # as a condition it would stay as it is
-            frames = torch.as_tensor(settings["video"]).permute(3, 0, 1, 2)[None] / 127.5 - 1  # [1, 3, T, H, W]
+        if "video" in given:  # as a condition it would stay as it is
+            given["latents"] = latents_of(pipe, given.pop("video"))
             given["denoise_strength"] = given.pop("strength", 0.8)
-            given["latents"] = encode(pipe.vae, frames).mean
         if "last_image" in settings:
             from diffusers.pipelines.ltx.pipeline_ltx_condition import LTXVideoCondition
             from PIL import Image
@@ -158,6 +155,14 @@ class LTXVideo(PretrainedFamily):
 def is_later(pipe: Any) -> bool:
     """Whether it is of the second kind."""
     return type(pipe).__name__ == "LTXConditionPipeline"
+
+
+@torch.no_grad()
+def latents_of(pipe: Any, frames: Sequence[Any]) -> Tensor:
+    """Pictures -> normalised latents `[1, C, t, h, w]`, also where the codec comes to the GPU only to work."""
+    pixels = pipe.video_processor.preprocess_video(frames).to(pipe._execution_device, pipe.vae.dtype)
+    mean = pipe.vae.encode(pixels).latent_dist.mode()
+    return pipe._normalize_latents(mean, pipe.vae.latents_mean, pipe.vae.latents_std, pipe.vae.config.scaling_factor)
 
 
 def first_of(x: Tensor) -> Tensor:
