@@ -149,6 +149,14 @@ def test_video_to_video_equals_diffusers(made, picture):
     equals_diffusers(folder, plain, Settings(num_frames=9, video=picture, options={"use_dynamic_cfg": True}, **call))
 
 
+def test_another_task_leaves_the_weights_as_they_are(made):
+    family, _ = opened(made(five))
+    pipe = family.open(made(five), torch.device("cpu"), torch.bfloat16)
+    other = family.runner(pipe, "video-to-video")
+    assert other.transformer is pipe.transformer
+    assert {part.dtype for part in (other.transformer, other.vae, other.text_encoder)} == {torch.bfloat16}
+
+
 @pytest.mark.parametrize("sampler", ["ddim", "dpm++sde"])
 @pytest.mark.parametrize("make", MAKERS)
 def test_the_oracle_lands_on_x_0(make, sampler, made, picture):

@@ -243,7 +243,10 @@ class PretrainedFamily:
     def runner(self, pipe: Any, task: Task) -> Any:
         """The diffusers pipeline that does a task with the components of `pipe`."""
         kind = self.kind(pipe, task)
-        return pipe if type(pipe) is kind else kind.from_pipe(pipe, dtype=pipe.dtype)  # it would make it float32
+        if type(pipe) is kind:
+            return pipe
+        own = {**pipe.config, **pipe.components}  # `from_pipe` would cast all weights, to float32
+        return kind(**{name: own[name] for name in inspect.signature(kind).parameters if name in own})
 
     def kind(self, pipe: Any, task: Task) -> Any:
         """The pipeline class that does a task."""
