@@ -65,11 +65,17 @@ class Options:
         motion_bucket_id: Stable Video Diffusion: how much motion, from 0 to 255.
         noise_aug_strength: Stable Video Diffusion: noise on the first frame; more lets the video leave it.
         decode_chunk_size: Frames decoded together: fewer need less memory.
+        use_dynamic_cfg: CogVideoX: guidance that grows from step to step.
+        decode_timestep: LTX-Video: noise level that its decoder takes the latents for.
+        decode_noise_scale: LTX-Video: noise laid on them before decoding.
     """
 
     motion_bucket_id: NonNegativeInt | None = None
     noise_aug_strength: float | None = None
     decode_chunk_size: PositiveInt | None = None
+    use_dynamic_cfg: bool | None = None
+    decode_timestep: float | None = None
+    decode_noise_scale: float | None = None
 
     def given(self) -> dict[str, Any]:
         """Those that are given."""

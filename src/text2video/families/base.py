@@ -19,6 +19,12 @@ from .precision import Quantization, cast_layers
 
 # Pipeline class in model_index.json -> module and class of its family.
 FAMILIES = {
+    "CogVideoXImageToVideoPipeline": "cogvideox:CogVideoX",
+    "CogVideoXPipeline": "cogvideox:CogVideoX",
+    "CogVideoXVideoToVideoPipeline": "cogvideox:CogVideoX",
+    "LTXConditionPipeline": "ltx_video:LTXVideo",
+    "LTXImageToVideoPipeline": "ltx_video:LTXVideo",
+    "LTXPipeline": "ltx_video:LTXVideo",
     "TextToVideoPipeline": "native:NativeFamily",
     "TextToVideoSDPipeline": "modelscope:ModelScope",
     "VideoToVideoSDPipeline": "modelscope:ModelScope",
@@ -230,7 +236,7 @@ class Family(Protocol):
 
         Args:
             on_step: called with (steps done, steps).
-            settings: the fields of `Defaults` except fps; `image`, `last_image` uint8 `[H, W, 3]`, `video` uint8
+            settings: the fields of `Defaults`; `image`, `last_image` uint8 `[H, W, 3]`, `video` uint8
                 `[T, H, W, 3]` and `strength` where they were given; the family's own `options`.
         """
         ...

@@ -198,6 +198,7 @@ class NativeFamily:
         **settings: Any,
     ) -> Tensor:
         """See `TextToVideoPipeline.sample`."""
+        settings.pop("fps", None)  # it is the file's alone
         report = (lambda step, steps, _: on_step(step, steps)) if on_step else None
         return pipe.sample(prompts, generators, on_step=report, **settings)
 
