@@ -65,11 +65,15 @@ class Options:
         motion_bucket_id: Stable Video Diffusion: how much motion, from 0 to 255.
         noise_aug_strength: Stable Video Diffusion: noise on the first frame; more lets the video leave it.
         decode_chunk_size: Frames decoded together: fewer need less memory.
+        motion_field_strength_x: Text2Video-Zero: how far the picture moves sideways from frame to frame.
+        motion_field_strength_y: Text2Video-Zero: how far it moves upwards or downwards.
     """
 
     motion_bucket_id: NonNegativeInt | None = None
     noise_aug_strength: float | None = None
     decode_chunk_size: PositiveInt | None = None
+    motion_field_strength_x: float | None = None
+    motion_field_strength_y: float | None = None
 
     def given(self) -> dict[str, Any]:
         """Those that are given."""
@@ -87,6 +91,7 @@ class Opened:
         lora: Adapters: runs' folders or safetensors files.
         motion_adapter: AnimateDiff: folder of the motion adapter, where the model is one of images.
         controlnet: AnimateDiff: folder of a ControlNet, which --video then steers.
+        pipeline: Class of diffusers to open the model as, in place of the one that its folder names.
     """
 
     variant: str | None = None
@@ -94,6 +99,7 @@ class Opened:
     lora: Annotated[list[Path] | None, Parameter(consume_multiple=True)] = None
     motion_adapter: Path | None = None
     controlnet: Path | None = None
+    pipeline: str | None = None
 
     def opening(self) -> "Opening":
         """As the families take it."""
@@ -101,7 +107,7 @@ class Opened:
 
         parts = {"motion_adapter": self.motion_adapter, "controlnet": self.controlnet}
         own = {name: folder for name, folder in parts.items() if folder is not None}
-        return Opening(self.variant, self.offload, self.lora or (), own)
+        return Opening(self.variant, self.offload, self.lora or (), own, self.pipeline)
 
 
 NO_OPTIONS, AS_USUAL = Options(), Opened()

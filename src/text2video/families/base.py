@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -21,6 +21,11 @@ FAMILIES = {
     "TextToVideoPipeline": "native:NativeFamily",
     "TextToVideoSDPipeline": "modelscope:ModelScope",
     "VideoToVideoSDPipeline": "modelscope:ModelScope",
+    "StableDiffusionPipeline": "animatediff:AnimateDiff",  # with a motion adapter beside it
+    "AnimateDiffPipeline": "animatediff:AnimateDiff",
+    "AnimateDiffVideoToVideoPipeline": "animatediff:AnimateDiff",
+    "AnimateDiffControlNetPipeline": "animatediff:AnimateDiff",
+    "TextToVideoZeroPipeline": "zero:TextToVideoZero",
 }
 Task = Literal["text-to-video", "image-to-video", "video-to-video"]
 Offload = Literal["none", "model", "sequential", "group"]
@@ -50,6 +55,7 @@ class Published:
         licence: as its model card says.
         billions: parameters of its denoiser.
         gigabytes: of the files that are needed, on the disk.
+        parts: what else is needed: name as in `Opening.parts` -> its repository. It counts above.
     """
 
     repository: str
@@ -57,6 +63,7 @@ class Published:
     licence: str
     billions: float
     gigabytes: float
+    parts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -69,12 +76,14 @@ class Opening:
             compute (`group`), or each layer (`sequential`): less memory from left to right, and slower.
         lora: adapters, each a run's folder or a safetensors file.
         parts: further parts by the name that the family gives them, such as `motion_adapter`: -> folder.
+        pipeline: class of diffusers to open the folder as, in place of the one that it names.
     """
 
     variant: str | None = None
     offload: Offload = "none"
     lora: Sequence[Path] = ()
     parts: Mapping[str, Path] = field(default_factory=dict)
+    pipeline: str | None = None
 
 
 AS_USUAL = Opening()
@@ -149,7 +158,11 @@ class Family(Protocol):
         ...
 
     def trainable(self, pipe: Any) -> dict[str, nn.Module]:
-        """Component name -> module that learns when all weights do: the denoisers, and what learns with them."""
+        """Component name -> module that learns without adapters: the denoisers, and what learns with them."""
+        ...
+
+    def learns(self, name: str) -> bool:
+        """Whether a parameter of these modules, COMPONENT.LAYER.weight, learns; the others stay as they are."""
         ...
 
     def encode_text(self, pipe: Any, modules: dict[str, nn.Module], captions: Sequence[str]) -> dict[str, Tensor]:
@@ -208,12 +221,18 @@ class Family(Protocol):
         ...
 
 
-def family_of(path: Path) -> Family:
+def family_of(path: Path, pipeline: str | None = None) -> Family:
     """The family of the model in a folder, by its model_index.json.
+
+    Args:
+        pipeline: class of diffusers to open it as, in place of the one that it names.
 
     Raises:
         ModelError: it is no model folder, or of a family that is not known.
+        UsageError: no family has such a class.
     """
+    if pipeline is not None and pipeline not in FAMILIES:
+        raise UsageError(f"There is no pipeline {pipeline!r} here. Choose one of {', '.join(FAMILIES)}.")
     index = path / "model_index.json"
     if not index.is_file():
         raise ModelError(
@@ -226,7 +245,7 @@ def family_of(path: Path) -> Family:
         raise ModelError(f"{index} is damaged: it is no JSON object. Save the model again.") from None
     if kind not in FAMILIES:
         raise ModelError(f"The model in {str(path)!r} is a {kind}. Known are {', '.join(FAMILIES)}.")
-    module, name = FAMILIES[kind].split(":")
+    module, name = FAMILIES[pipeline or kind].split(":")
     return getattr(import_module(f".{module}", __package__), name)()
 
 
@@ -243,11 +262,17 @@ def open_model(
     """
     folder, adapters = model_folder(path), list(opening.lora)
     if base := lora.base_of(folder):
+        opening = replace(opening, parts={**lora.parts_of(folder), **opening.parts})
         folder, adapters = model_folder(base), [folder, *adapters]
-    family = family_of(folder)
+    family = family_of(folder, opening.pipeline)
     pipe = family.open(folder, device, dtype or own_dtype(family, device), opening=opening)
+    modules = family.denoisers(pipe)
+    for name in getattr(pipe, "_lora_loadable_modules", ()):  # others' adapters may go to a text encoder too
+        if isinstance(part := getattr(pipe, name, None), nn.Module):
+            modules[name] = part
     for number, adapter in enumerate(adapters):
-        lora.apply(family.denoisers(pipe), lora.read(model_folder(adapter), pipe), f"lora{number}")
+        file = adapter if adapter.is_file() else model_folder(adapter)
+        lora.apply(modules, lora.read(file, pipe), f"lora{number}")
     return family, pipe
 
 

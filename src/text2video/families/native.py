@@ -104,8 +104,10 @@ class NativeFamily:
         opening: Opening = AS_USUAL,
     ) -> TextToVideoPipeline:
         """The pipeline in a folder; with `trainable_only` its frozen parts are left there, out of memory."""
-        if opening.parts or opening.variant:
-            raise UsageError("A model trained here takes no --variant and no further parts: leave them out.")
+        if opening.parts or opening.variant or opening.pipeline:
+            raise UsageError(
+                "A model trained here takes no --variant, no --pipeline and no further parts: leave them out."
+            )
         left = on_disk(path) if trainable_only else {}
         pipe = TextToVideoPipeline.from_pretrained(path, dtype=dtype, **dict.fromkeys(left))
         leave_on_disk(pipe, left)
@@ -150,6 +152,10 @@ class NativeFamily:
         if TextEncoder(pipe.tokenizer, pipe.text_encoder).trainable:
             parts["text_encoder"] = pipe.text_encoder
         return parts
+
+    def learns(self, name: str) -> bool:
+        """All their weights."""
+        return True
 
     def encode_text(self, pipe: Any, modules: dict[str, nn.Module], captions: Sequence[str]) -> dict[str, Tensor]:
         """Captions -> token embeddings and their mask. A frozen encoder reads each caption once."""

@@ -18,7 +18,7 @@ from ..diffusion.objectives import Objective, TextToVideoDiffusion
 from ..diffusion.schedules import Schedule
 from ..errors import UsageError
 from ..families import lora
-from ..families.base import Family, family_of, model_folder
+from ..families.base import Family, Opening, family_of, model_folder
 from ..families.frozen import Frozen, prepared_settings
 from ..families.imports import construct, import_class
 from ..families.native import NativeFamily
@@ -41,6 +41,8 @@ def open_base(config: RunConfig) -> Base | None:
         ModelError: it cannot be opened.
     """
     if config.train.init_from is None:
+        if config.train.parts:
+            raise UsageError("--motion_adapter goes with a model of images. Name that one by --model.")
         return None
     folder = model_folder(config.train.init_from)
     if lora.base_of(folder):
@@ -48,7 +50,10 @@ def open_base(config: RunConfig) -> Base | None:
     half = config.lora and choose_precision(config.train.mixed_precision, config.train.device)
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(half or "", torch.float32)
     family = family_of(folder)
-    return family, family.open(folder, torch.device("cpu"), dtype, config.data.load_tensors is not None)
+    opening = Opening(parts=config.train.parts)
+    pipe = family.open(folder, torch.device("cpu"), dtype, config.data.load_tensors is not None, opening)
+    family.trainable(pipe)  # one that cannot be trained says so before the data is looked at
+    return family, pipe
 
 
 def shape_rules(config: RunConfig, base: Base | None) -> ShapeRules:
@@ -134,8 +139,9 @@ def learning(config: RunConfig, family: Family, pipe: Any) -> dict[str, nn.Modul
     settings = config.lora
     if settings is None:
         parts = family.trainable(pipe)
-        for part in parts.values():
-            part.requires_grad_(True)
+        for component, part in parts.items():
+            for name, parameter in part.named_parameters():
+                parameter.requires_grad_(family.learns(f"{component}.{name}"))
         return parts
     if config.train.init_from is None:
         raise UsageError("--lora trains an adapter of a model that is there already. Name it by --model.")
