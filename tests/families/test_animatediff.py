@@ -215,7 +215,7 @@ def test_lora_training(made, few_clips, tmp_path):
     lora_training_works(folder, few_clips, tmp_path / "run", SMALL, theirs, *flags, parts={"motion_adapter": adapter})
 
 
-def test_half_precision_base_trains(made, few_clips, tmp_path):
+def test_a_base_in_half_precision_trains(made, few_clips, tmp_path):
     final = trained(made(animatediff), few_clips, tmp_path, "--lora", *FLAGS, "--mixed_precision", "bf16")
     assert (final / "pytorch_lora_weights.safetensors").is_file()
 
@@ -236,7 +236,7 @@ def test_what_it_cannot_do_is_said(made, few_clips, tmp_path):
     shutil.copytree(adapter, other)
     config = json.loads((other / "config.json").read_text(encoding="utf-8")) | {"block_out_channels": [32, 32, 32]}
     (other / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    with pytest.raises(ModelError, match="cannot be opened|no MotionAdapter"):
+    with pytest.raises(ModelError, match=r"cannot be opened|no MotionAdapter"):
         opened(images, parts={"motion_adapter": other})
     family, pipe = opened(made(animatediff))
     with pytest.raises(UsageError, match="num_frames 9 is more than 8"):

@@ -150,7 +150,7 @@ class AnimateDiff(PretrainedFamily):
     ) -> Tensor:
         """The U-Net's epsilon; it takes the caption once for each frame."""
         hidden = condition["encoder_hidden_states"].repeat_interleave(x_t.shape[2], dim=0)  # [B T, 77, D]
-        dtype = pipe.unet.dtype
+        dtype = pipe.unet.dtype  # of a base in half precision, also where nothing casts by itself
         return modules["unet"](x_t.to(dtype), t, hidden.to(dtype), return_dict=False)[0]
 
     # --- generation ---------------------------------------------------------------------------------------------
