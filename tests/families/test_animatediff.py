@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 
 from text2video import video
 from text2video.errors import ModelError, UsageError
+from text2video.families.export import export
 from text2video.generation import Settings, generate
 from text2video.sizes import Bucket
 
@@ -203,6 +204,18 @@ def test_full_training_of_a_whole_folder(made, few_clips, tmp_path):
     assert not learned(opened(run / "final")[1], other, "unet")
 
 
+def test_a_motion_adapter_by_its_name_on_the_hub(made, tmp_path, monkeypatch):
+    kept = tmp_path / "models--someone--adapter"
+    shutil.copytree(made(motion_adapter), kept / "snapshots" / "0")
+    (kept / "refs").mkdir()
+    (kept / "refs" / "main").write_text("0", encoding="utf-8")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    _, pipe = opened(made(stable_diffusion), parts={"motion_adapter": Path("someone/adapter")})
+    assert not learned(opened(made(animatediff))[1], pipe, "unet")
+    with pytest.raises(ModelError, match=r"not on this machine.* hf download someone/other"):
+        opened(made(stable_diffusion), parts={"motion_adapter": Path("someone/other")})
+
+
 def test_lora_training(made, few_clips, tmp_path):
     folder, adapter = made(stable_diffusion), made(motion_adapter)
 
@@ -212,7 +225,12 @@ def test_lora_training(made, few_clips, tmp_path):
         return frames(pipe, generator)
 
     flags = (*FLAGS, "--motion_adapter", str(adapter))
-    lora_training_works(folder, few_clips, tmp_path / "run", SMALL, theirs, *flags, parts={"motion_adapter": adapter})
+    parts = {"motion_adapter": adapter}
+    final = lora_training_works(folder, few_clips, tmp_path / "run", SMALL, theirs, *flags, parts=parts)
+    (whole,) = export(final, "merged", tmp_path / "merged")
+    (ours,) = generate(*opened(final), ["a red circle"], SMALL)
+    (merged,) = generate(*opened(whole.path), ["a red circle"], SMALL)
+    assert np.abs(ours.frames.astype(int) - merged.frames).max() <= 1
 
 
 def test_a_base_in_half_precision_trains(made, few_clips, tmp_path):
@@ -222,7 +240,7 @@ def test_a_base_in_half_precision_trains(made, few_clips, tmp_path):
 
 def test_what_it_cannot_do_is_said(made, few_clips, tmp_path):
     images, adapter = made(stable_diffusion), made(motion_adapter)
-    with pytest.raises(UsageError, match=r"hf download guoyww/animatediff-motion-adapter-v1-5-2 .*--motion_adapter"):
+    with pytest.raises(UsageError, match=r"hf download guoyww/animatediff-motion-adapter-v1-5-2. .*--motion_adapter"):
         opened(images)
     with pytest.raises(UsageError, match="--motion_adapter"):
         trained(images, few_clips, tmp_path / "run", *FLAGS)

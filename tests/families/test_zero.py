@@ -85,7 +85,9 @@ def test_what_it_cannot_do_is_said(made, few_clips, tmp_path):
             next(generate(family, pipe, ["a"], Settings(**{**vars(SMALL), **wrong})))
     with pytest.raises(UsageError, match="cannot be trained"):
         trained(made(zero), few_clips, tmp_path / "run", "--num_frames", "4", "--frame_size", "16")
-    with pytest.raises(UsageError, match="no pipeline 'ZeroPipeline'"):
+    with pytest.raises(UsageError, match=r"cannot be opened as 'TextToVideoSDPipeline'. Choose TextToVideoZero"):
+        opened(made(stable_diffusion), pipeline="TextToVideoSDPipeline")
+    with pytest.raises(UsageError, match="Leave out --pipeline"):
         family_of(made(zero), "ZeroPipeline")
     (tmp_path / "model_index.json").write_text('{"_class_name": "TextToVideoZeroPipeline"}')
     with pytest.raises(ModelError, match="cannot be opened"):

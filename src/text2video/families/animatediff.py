@@ -21,6 +21,7 @@ from ..errors import ModelError, UsageError
 from ..pipelines import link
 from ..sizes import ShapeRules
 from .base import AS_USUAL, Defaults, Opening, Published, Task, model_folder, placed
+from .catalog import on_this_machine
 from .pretrained import PretrainedFamily
 
 IMAGES = "StableDiffusionPipeline"
@@ -92,7 +93,7 @@ class AnimateDiff(PretrainedFamily):
         if of_images and "motion_adapter" not in found and not index.get("motion_adapter", [None])[0]:
             raise UsageError(
                 f"The model in {str(path)!r} makes pictures. To make videos it needs a motion adapter: fetch one by "
-                f"`hf download {ADAPTER} --local-dir motion_adapter` and give it by --motion_adapter motion_adapter. "
+                f"`hf download {ADAPTER}` and give it by --motion_adapter {ADAPTER}. "
                 "Without one, --pipeline TextToVideoZeroPipeline makes simple videos of it."
             )
         if index["_class_name"] != IMAGES:
@@ -116,22 +117,26 @@ class AnimateDiff(PretrainedFamily):
     def save(self, pipe: Any, folder: Path) -> None:
         """A folder of its own kind, with the motion modules also as an adapter for other models.
 
-        Where the model's U-Net of images lies in a folder, that is linked: it did not change.
+        Where the motion modules alone learned, a U-Net of images is linked and not written again.
         """
         index = self.index(pipe.source)
         parts = {name: kind for name, kind in index.items() if isinstance(kind, list) and kind[0] is not None}
         if index["_class_name"] == IMAGES:
             parts = {name: kind for name, kind in parts.items() if name not in ("safety_checker", "feature_extractor")}
-        changed = {"motion_adapter", "scheduler", *(["unet"] if parts["unet"][1] == "UNetMotionModel" else [])}
-        for name in parts.keys() - changed:
+        of_images = parts["unet"][1] != "UNetMotionModel"
+        trained = any(parameter.requires_grad for parameter in pipe.unet.parameters())  # see `learns`
+        as_it_was = of_images and trained
+        for name in parts.keys() - {"motion_adapter", "scheduler", *([] if as_it_was else ["unet"])}:
             shutil.copytree(pipe.source / name, folder / name, copy_function=link)
         pipe.unet.save_motion_modules(folder / "motion_adapter")
         pipe.scheduler.save_pretrained(folder / "scheduler")
-        if "unet" in changed:
+        if not as_it_was:
             pipe.unet.save_pretrained(folder / "unet")
+            parts["unet"] = ["diffusers", "UNetMotionModel"]
         parts["motion_adapter"] = ["diffusers", "MotionAdapter"]
         parts["scheduler"] = ["diffusers", type(pipe.scheduler).__name__]
-        found = {"_class_name": type(pipe).__name__, "_diffusers_version": index.get("_diffusers_version"), **parts}
+        kind = "AnimateDiffControlNetPipeline" if "controlnet" in parts else "AnimateDiffPipeline"
+        found = {"_class_name": kind, "_diffusers_version": index.get("_diffusers_version"), **parts}
         (folder / "model_index.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
     # --- training -----------------------------------------------------------------------------------------------
@@ -178,14 +183,22 @@ def steered(pipe: Any) -> bool:
 
 
 def opened_part(name: str, folder: Path, dtype: torch.dtype) -> Any:
-    """The motion adapter or ControlNet in a folder; of a model's folder, that part of it.
+    """The motion adapter or ControlNet in a folder, or by its name on the Hub; of a model's folder, that part of it.
 
     Raises:
         ModelError: there is none that can be read.
     """
     import diffusers
 
-    if not (folder / "config.json").is_file():
+    if not folder.exists():
+        found = on_this_machine(folder.as_posix(), "config.json")
+        if found is None:
+            raise ModelError(
+                f"--{name} {folder.as_posix()} is not on this machine. Fetch it where there is a network: "
+                f"hf download {folder.as_posix()}"
+            )
+        folder = found
+    elif not (folder / "config.json").is_file():
         folder = model_folder(folder) / name
     try:
         kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("_class_name")

@@ -27,6 +27,8 @@ FAMILIES = {
     "AnimateDiffControlNetPipeline": "animatediff:AnimateDiff",
     "TextToVideoZeroPipeline": "zero:TextToVideoZero",
 }
+# Pipeline class in model_index.json -> another that its folder can be opened as, where that one is named.
+OTHERWISE = {"StableDiffusionPipeline": "TextToVideoZeroPipeline"}
 Task = Literal["text-to-video", "image-to-video", "video-to-video"]
 Offload = Literal["none", "model", "sequential", "group"]
 
@@ -239,10 +241,8 @@ def family_of(path: Path, pipeline: str | None = None) -> Family:
 
     Raises:
         ModelError: it is no model folder, or of a family that is not known.
-        UsageError: no family has such a class.
+        UsageError: it cannot be opened as that class.
     """
-    if pipeline is not None and pipeline not in FAMILIES:
-        raise UsageError(f"There is no pipeline {pipeline!r} here. Choose one of {', '.join(FAMILIES)}.")
     index = path / "model_index.json"
     if not index.is_file():
         raise ModelError(
@@ -255,6 +255,9 @@ def family_of(path: Path, pipeline: str | None = None) -> Family:
         raise ModelError(f"{index} is damaged: it is no JSON object. Save the model again.") from None
     if kind not in FAMILIES:
         raise ModelError(f"The model in {str(path)!r} is a {kind}. Known are {', '.join(FAMILIES)}.")
+    if pipeline not in (None, kind, OTHERWISE.get(kind)):
+        other = f"Choose {OTHERWISE[kind]}, or leave out --pipeline." if kind in OTHERWISE else "Leave out --pipeline."
+        raise UsageError(f"The model in {str(path)!r}, a {kind}, cannot be opened as {pipeline!r}. {other}")
     module, name = FAMILIES[pipeline or kind].split(":")
     return getattr(import_module(f".{module}", __package__), name)()
 

@@ -113,7 +113,7 @@ def save(folder: Path, modules: Mapping[str, nn.Module], base: Path, parts: Mapp
     folder.mkdir(parents=True, exist_ok=True)
     words = {"format": "pt", _METADATA: json.dumps(metadata, sort_keys=True)}
     save_file(weights(modules), folder / FILE, metadata=words)
-    beside = {name: str(path.resolve()) for name, path in (parts or {}).items()}
+    beside = {name: str(path.resolve() if path.exists() else path) for name, path in (parts or {}).items()}
     note = {"base": str(base.resolve()), **({"parts": beside} if beside else {})}
     (folder / BASE).write_text(json.dumps(note) + "\n", encoding="utf-8")
 

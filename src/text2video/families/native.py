@@ -106,10 +106,8 @@ class NativeFamily:
         opening: Opening = AS_USUAL,
     ) -> TextToVideoPipeline:
         """The pipeline in a folder; with `trainable_only` its frozen parts are left there, out of memory."""
-        if opening.parts or opening.variant or opening.pipeline:
-            raise UsageError(
-                "A model trained here takes no --variant, no --pipeline and no further parts: leave them out."
-            )
+        if opening.parts or opening.variant:
+            raise UsageError("A model trained here takes no --variant and no further parts: leave them out.")
         left = on_disk(path) if trainable_only else {}
         pipe = TextToVideoPipeline.from_pretrained(path, dtype=dtype, **dict.fromkeys(left))
         leave_on_disk(pipe, left)

@@ -116,7 +116,7 @@ class PretrainedFamily:
         return getattr(diffusers, name)
 
     def opened_as(self, name: str, opening: Opening) -> str:
-        """The pipeline class that a folder is opened with which names another or the same."""
+        """The pipeline class that a folder is opened with, where `name` is the one that it names."""
         return name
 
     def components(self, path: Path, dtype: torch.dtype, opening: Opening) -> dict[str, Any]:
