@@ -173,6 +173,20 @@ def test_the_oracle_lands_on_x_0(made):
     lands_on_x_0(made(animatediff), "unet", run, (1, 4, 4, 8, 8))
 
 
+def test_each_clip_of_a_batch_has_its_own_caption_and_noise_level(made):
+    family, pipe = opened(made(animatediff))
+    x_t, t = torch.randn(2, 4, 3, 8, 8, generator=torch.Generator().manual_seed(1)), torch.tensor([100, 900])
+    text = family.encode_text(pipe, {}, ["a red circle", "the big blue square moves"])
+    with torch.no_grad():
+        both = family.predict(pipe, {"unet": pipe.unet}, x_t, t, text)
+        for row in range(2):
+            own = {name: value[row : row + 1] for name, value in text.items()}
+            one = family.predict(pipe, {"unet": pipe.unet}, x_t[row : row + 1], t[row : row + 1], own)
+            torch.testing.assert_close(both[row : row + 1], one, atol=1e-5, rtol=1e-5)
+        swapped = family.predict(pipe, {"unet": pipe.unet}, x_t, t, {name: v.flip(0) for name, v in text.items()})
+    assert (both - swapped).abs().amax(dim=(1, 2, 3, 4)).min() > 1e-4
+
+
 def test_only_motion_modules_learn(made, few_clips, tmp_path):
     folder, adapter, run = made(stable_diffusion), made(motion_adapter), tmp_path / "run"
     final = trained(folder, few_clips, run, "--motion_adapter", str(adapter), *FLAGS)
@@ -236,6 +250,23 @@ def test_lora_training(made, few_clips, tmp_path):
 def test_a_base_in_half_precision_trains(made, few_clips, tmp_path):
     final = trained(made(animatediff), few_clips, tmp_path, "--lora", *FLAGS, "--mixed_precision", "bf16")
     assert (final / "pytorch_lora_weights.safetensors").is_file()
+
+
+def test_from_the_command_line(made, tmp_path, capsys):
+    from text2video.cli.main import run
+
+    size = ["--num_frames", "3", "--frame_size", "16", "--num_inference_steps", "3", "--device", "cpu"]
+    asked = ["generate", "--model", str(made(stable_diffusion)), "--prompts", "a circle", *size]
+    beside = ["--motion_adapter", str(made(motion_adapter)), "--output_dir", str(tmp_path / "adapter")]
+    assert run([*asked, *beside]) == 0
+    zero = ["--pipeline", "TextToVideoZeroPipeline", "--motion_field_strength_x", "3", "--output_dir", str(tmp_path)]
+    assert run([*asked, *zero]) == 0
+    settings = json.loads((tmp_path / "adapter" / "a-circle.json").read_text(encoding="utf-8"))
+    assert (settings["negative_prompt"], settings["guidance_scale"], settings["fps"]) == (NEGATIVE, 7.5, 8)
+    assert json.loads((tmp_path / "a-circle.json").read_text(encoding="utf-8"))["fps"] == 4
+    capsys.readouterr()
+    assert run(asked) == 2
+    assert "--motion_adapter" in capsys.readouterr().err
 
 
 def test_what_it_cannot_do_is_said(made, few_clips, tmp_path):
