@@ -205,10 +205,16 @@ class TrainConfig(_Section):
     compile: bool = Field(False, description="torch.compile, where a compiler is found")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to compute")
     init_from: Path | None = Field(None, description="model folder to start from")
+    motion_adapter: Path | None = Field(None, description="AnimateDiff: motion adapter, where the model is of images")
     save_steps: Positive = Field(500, description="steps between checkpoints")
     keep_checkpoints: Positive = Field(3, description="newest checkpoints kept; the best one always is")
     eval_steps: Positive = Field(500, description="steps between validation losses")
     val_samples: Positive = Field(64, description="samples in the validation loss: clips, noise and levels")
+
+    @property
+    def parts(self) -> dict[str, Path]:
+        """Parts of the model that lie beside it: name -> folder."""
+        return {} if self.motion_adapter is None else {"motion_adapter": self.motion_adapter}
 
 
 class PreviewConfig(_Section):

@@ -68,6 +68,8 @@ class Options:
         use_dynamic_cfg: CogVideoX: guidance that grows from step to step.
         decode_timestep: LTX-Video: noise level that its decoder takes the latents for.
         decode_noise_scale: LTX-Video: noise laid on them before decoding.
+        motion_field_strength_x: Text2Video-Zero: how far the picture moves sideways from frame to frame.
+        motion_field_strength_y: Text2Video-Zero: how far it moves upwards or downwards.
     """
 
     motion_bucket_id: NonNegativeInt | None = None
@@ -76,6 +78,8 @@ class Options:
     use_dynamic_cfg: bool | None = None
     decode_timestep: float | None = None
     decode_noise_scale: float | None = None
+    motion_field_strength_x: float | None = None
+    motion_field_strength_y: float | None = None
 
     def given(self) -> dict[str, Any]:
         """Those that are given."""
@@ -94,6 +98,7 @@ class Opened:
         lora: Adapters: runs' folders or safetensors files.
         motion_adapter: AnimateDiff: folder of the motion adapter, where the model is one of images.
         controlnet: AnimateDiff: folder of a ControlNet, which --video then steers.
+        pipeline: Class of diffusers to open the model as, in place of the one that its folder names.
     """
 
     variant: str | None = None
@@ -102,6 +107,7 @@ class Opened:
     lora: Annotated[list[Path] | None, Parameter(consume_multiple=True)] = None
     motion_adapter: Path | None = None
     controlnet: Path | None = None
+    pipeline: str | None = None
 
     def opening(self) -> "Opening":
         """As the families take it."""
@@ -109,7 +115,8 @@ class Opened:
 
         parts = {"motion_adapter": self.motion_adapter, "controlnet": self.controlnet}
         own = {name: folder for name, folder in parts.items() if folder is not None}
-        return Opening(self.variant, self.offload, self.lora or (), own, layerwise_casting=self.layerwise_casting)
+        how = {"layerwise_casting": self.layerwise_casting, "pipeline": self.pipeline}
+        return Opening(self.variant, self.offload, self.lora or (), own, **how)
 
 
 NO_OPTIONS, AS_USUAL = Options(), Opened()

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -28,7 +28,14 @@ FAMILIES = {
     "TextToVideoPipeline": "native:NativeFamily",
     "TextToVideoSDPipeline": "modelscope:ModelScope",
     "VideoToVideoSDPipeline": "modelscope:ModelScope",
+    "StableDiffusionPipeline": "animatediff:AnimateDiff",  # with a motion adapter beside it
+    "AnimateDiffPipeline": "animatediff:AnimateDiff",
+    "AnimateDiffVideoToVideoPipeline": "animatediff:AnimateDiff",
+    "AnimateDiffControlNetPipeline": "animatediff:AnimateDiff",
+    "TextToVideoZeroPipeline": "zero:TextToVideoZero",
 }
+# Pipeline class in model_index.json -> another that its folder can be opened as, where that one is named.
+OTHERWISE = {"StableDiffusionPipeline": "TextToVideoZeroPipeline"}
 Task = Literal["text-to-video", "image-to-video", "video-to-video"]
 Offload = Literal["none", "model", "sequential", "group"]
 
@@ -57,6 +64,7 @@ class Published:
         licence: as its model card says.
         billions: parameters of its denoiser.
         gigabytes: of the files that are needed, on the disk.
+        parts: what else is needed: name as in `Opening.parts` -> its repository. It counts above.
     """
 
     repository: str
@@ -64,6 +72,7 @@ class Published:
     licence: str
     billions: float
     gigabytes: float
+    parts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -79,6 +88,7 @@ class Opening:
         without: components that are not needed, and left out of memory.
         quantize: how the denoisers' weights are held, see `precision`; None: in the pipeline's own precision.
         layerwise_casting: hold the denoisers' weights as fp8, and cast them while a layer computes.
+        pipeline: class of diffusers to open the folder as, in place of the one that it names.
     """
 
     variant: str | None = None
@@ -88,6 +98,7 @@ class Opening:
     without: Sequence[str] = ()
     quantize: Quantization | None = None
     layerwise_casting: bool = False
+    pipeline: str | None = None
 
 
 AS_USUAL = Opening()
@@ -183,7 +194,11 @@ class Family(Protocol):
         ...
 
     def trainable(self, pipe: Any) -> dict[str, nn.Module]:
-        """Component name -> module that learns when all weights do: the denoisers, and what learns with them."""
+        """Component name -> module that learns without adapters: the denoisers, and what learns with them."""
+        ...
+
+    def learns(self, name: str) -> bool:
+        """Whether a parameter of these modules, COMPONENT.LAYER.weight, learns; the others stay as they are."""
         ...
 
     def encode_text(self, pipe: Any, modules: dict[str, nn.Module], captions: Sequence[str]) -> dict[str, Tensor]:
@@ -254,11 +269,15 @@ class Family(Protocol):
         ...
 
 
-def family_of(path: Path) -> Family:
+def family_of(path: Path, pipeline: str | None = None) -> Family:
     """The family of the model in a folder, by its model_index.json.
+
+    Args:
+        pipeline: class of diffusers to open it as, in place of the one that it names.
 
     Raises:
         ModelError: it is no model folder, or of a family that is not known.
+        UsageError: it cannot be opened as that class.
     """
     index = path / "model_index.json"
     if not index.is_file():
@@ -272,7 +291,10 @@ def family_of(path: Path) -> Family:
         raise ModelError(f"{index} is damaged: it is no JSON object. Save the model again.") from None
     if kind not in FAMILIES:
         raise ModelError(f"The model in {str(path)!r} is a {kind}. Known are {', '.join(FAMILIES)}.")
-    module, name = FAMILIES[kind].split(":")
+    if pipeline not in (None, kind, OTHERWISE.get(kind)):
+        other = f"Choose {OTHERWISE[kind]}, or leave out --pipeline." if kind in OTHERWISE else "Leave out --pipeline."
+        raise UsageError(f"The model in {str(path)!r}, a {kind}, cannot be opened as {pipeline!r}. {other}")
+    module, name = FAMILIES[pipeline or kind].split(":")
     return getattr(import_module(f".{module}", __package__), name)()
 
 
@@ -294,11 +316,17 @@ def open_model(
         )
     folder, adapters = model_folder(path), list(opening.lora)
     if base := lora.base_of(folder):
+        opening = replace(opening, parts={**lora.parts_of(folder), **opening.parts})
         folder, adapters = model_folder(base), [folder, *adapters]
-    family = family_of(folder)
+    family = family_of(folder, opening.pipeline)
     pipe = family.open(folder, device, dtype or own_dtype(family, device), opening=opening)
+    modules = family.denoisers(pipe)
+    for name in getattr(pipe, "_lora_loadable_modules", ()):  # others' adapters may go to a text encoder too
+        if isinstance(part := getattr(pipe, name, None), nn.Module):
+            modules[name] = part
     for number, adapter in enumerate(adapters):
-        lora.apply(family.denoisers(pipe), lora.read(model_folder(adapter), pipe), f"lora{number}")
+        file = adapter if adapter.is_file() else model_folder(adapter)
+        lora.apply(modules, lora.read(file, pipe), f"lora{number}")
     if opening.layerwise_casting:
         cast_layers(family.denoisers(pipe).values(), dtype or own_dtype(family, device))
     return family, pipe

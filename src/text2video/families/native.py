@@ -155,6 +155,10 @@ class NativeFamily:
             parts["text_encoder"] = pipe.text_encoder
         return parts
 
+    def learns(self, name: str) -> bool:
+        """All their weights."""
+        return True
+
     def encode_text(self, pipe: Any, modules: dict[str, nn.Module], captions: Sequence[str]) -> dict[str, Tensor]:
         """Captions -> token embeddings and their mask. A frozen encoder reads each caption once."""
         if "text_encoder" in modules:

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from PIL import Image
 from safetensors import SafetensorError
@@ -80,16 +81,14 @@ class PretrainedFamily:
         Raises:
             ModelError: the folder does not hold all of it.
         """
-        import diffusers
-
-        index = json.loads((path / "model_index.json").read_text(encoding="utf-8"))
+        index = self.index(path)
         quantized: dict[str, Any] = {}
         if opening.quantize:
             names = [name for name in self.denoiser_names if name in index]
             quantized = {"quantization_config": quantizers(opening.quantize, names, dtype)}
         left = {name: path / name for name in self.frozen if trainable_only and (index.get(name) or [None])[0]}
         try:
-            pipe = getattr(diffusers, index["_class_name"]).from_pretrained(
+            pipe = self.pipeline(self.opened_as(index["_class_name"], opening)).from_pretrained(
                 path,
                 dtype=dtype,
                 variant=opening.variant,
@@ -113,6 +112,20 @@ class PretrainedFamily:
         leave_on_disk(pipe, left, dtype)
         pipe.source = path
         return placed(pipe, device, opening.offload)
+
+    def index(self, path: Path) -> dict[str, Any]:
+        """What model_index.json says: the pipeline's class, and library and class of each part."""
+        return json.loads((path / "model_index.json").read_text(encoding="utf-8"))
+
+    def pipeline(self, name: str) -> Any:
+        """The pipeline's class of that name."""
+        import diffusers
+
+        return getattr(diffusers, name)
+
+    def opened_as(self, name: str, opening: Opening) -> str:
+        """The pipeline class that a folder is opened with, where `name` is the one that it names."""
+        return name
 
     def components(self, path: Path, dtype: torch.dtype, opening: Opening) -> dict[str, Any]:
         """Components that are not in the folder, or not to be opened as it says. Raises UsageError on unknown parts."""
@@ -181,6 +194,10 @@ class PretrainedFamily:
         """The denoisers: encoders are frozen."""
         return self.denoisers(pipe)
 
+    def learns(self, name: str) -> bool:
+        """All weights of the denoisers."""
+        return True
+
     def schedule(self, pipe: Any) -> Schedule:
         """The noise schedule of its scheduler."""
         return Schedule.from_scheduler(pipe.scheduler)
@@ -248,6 +265,7 @@ class PretrainedFamily:
         if task not in self.tasks(pipe):
             able = ", ".join(self.tasks(pipe))
             raise UsageError(f"This {self.name} model does not do {task}, only {able}. {HOW[self.tasks(pipe)[0]]}")
+        self.rules(pipe).check([settings[name] for name in ("num_frames", "height", "width")])
         runner = self.runner(pipe, task)
         videos = []
         for prompt, generator in zip(prompts, generators, strict=True):
@@ -266,9 +284,7 @@ class PretrainedFamily:
 
     def kind(self, pipe: Any, task: Task) -> Any:
         """The pipeline class that does a task."""
-        import diffusers
-
-        return getattr(diffusers, self.pipelines[task])
+        return self.pipeline(self.pipelines[task])
 
     def arguments(self, pipe: Any, task: Task, settings: Mapping[str, Any]) -> dict[str, Any]:
         """What the task's pipeline is called with; settings that it does not know are those that its inputs fix."""
@@ -278,8 +294,13 @@ class PretrainedFamily:
             if name in given:
                 given[name] = Image.fromarray(given[name])
         if "video" in given:
-            given["video"] = [Image.fromarray(frame) for frame in given["video"]]
+            given["video"] = self.pictures(given["video"])
         return given
+
+    @staticmethod
+    def pictures(video: np.ndarray) -> list[Image.Image]:
+        """`[T, H, W, 3]` uint8 -> its frames, as pipelines take them."""
+        return [Image.fromarray(frame) for frame in video]
 
     def frames(self, output: Any) -> Tensor:
         """A pipeline's output -> frames `[B, T, 3, H, W]` in [0, 1]."""

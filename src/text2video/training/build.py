@@ -45,6 +45,8 @@ def open_base(config: RunConfig, trainable_only: bool = False) -> Base | None:
         UsageError: it cannot be held as the configuration asks.
     """
     if config.train.init_from is None:
+        if config.train.parts:
+            raise UsageError("--motion_adapter goes with a model of images. Name that one by --model.")
         return None
     folder = model_folder(config.train.init_from)
     if lora.base_of(folder):
@@ -57,8 +59,11 @@ def open_base(config: RunConfig, trainable_only: bool = False) -> Base | None:
     half = config.lora and choose_precision(config.train.mixed_precision, config.train.device)
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(half or "", torch.float32)
     family = family_of(folder)
-    opening = Opening(quantize=config.memory.quantize)
-    return family, family.open(folder, torch.device("cpu"), dtype, trainable_only or bool(config.data.load_tensors), opening)
+    opening = Opening(parts=config.train.parts, quantize=config.memory.quantize)
+    left = trainable_only or bool(config.data.load_tensors)
+    pipe = family.open(folder, torch.device("cpu"), dtype, left, opening)
+    family.trainable(pipe)  # one that cannot be trained says so before the data is looked at
+    return family, pipe
 
 
 def shape_rules(config: RunConfig, base: Base | None = None) -> ShapeRules:
@@ -144,8 +149,9 @@ def learning(config: RunConfig, family: Family, pipe: Any) -> dict[str, nn.Modul
     settings = config.lora
     if settings is None:
         parts = family.trainable(pipe)
-        for part in parts.values():
-            part.requires_grad_(True)
+        for component, part in parts.items():
+            for name, parameter in part.named_parameters():
+                parameter.requires_grad_(family.learns(f"{component}.{name}"))
         return parts
     if config.train.init_from is None:
         raise UsageError("--lora trains an adapter of a model that is there already. Name it by --model.")

@@ -405,7 +405,8 @@ class Trainer:
             if self.config.lora is None:
                 self.family.save(self.pipe, folder)
             else:
-                lora.save(folder, self.parts, model_folder(self.config.train.init_from or ""))
+                train = self.config.train
+                lora.save(folder, self.parts, model_folder(train.init_from or ""), train.parts)
 
     def preview(self, tracker: Tracker, step: int) -> None:
         """Sample videos from the averaged weights, by the path that `generate` takes; shared among processes."""
