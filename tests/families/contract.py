@@ -73,7 +73,7 @@ class Oracle(nn.Module):
             self.x_0 = x_t
             return (x_t,)
         self.calls += 1
-        t = self.timestep(torch.as_tensor(timestep).float().reshape(-1)[:1])
+        t = self.timestep(torch.as_tensor(timestep).float().reshape(-1)[-1:])  # of the last token, where each has one
         alpha, sigma = (expand(level, x_t) for level in self.schedule.alpha_sigma(t))
         x_0 = self.x_0.expand_as(x_t)
         return (target(self.prediction, x_0, (x_t - alpha * x_0) / sigma, alpha, sigma),)
@@ -99,6 +99,38 @@ def lands_on_x_0(
     found = run(pipe)
     assert oracle.calls > 1
     torch.testing.assert_close(found.float(), x_0, atol=1e-5, rtol=1e-5)
+
+
+def asks_as_diffusers(folder: Path, run: Callable[[Any], Any], frames: torch.Tensor) -> None:
+    """Given what a step of the diffusers pipeline starts from, training asks the same denoiser the same.
+
+    Args:
+        run: samples "a red circle" with the pipeline, without guidance, from pictures of `frames`.
+        frames: `[1, 3, T, H, W]` in [-1, 1], the video that is trained on.
+    """
+    family, pipe = opened(folder)
+    asked: list[tuple[nn.Module, dict[str, Any]]] = []
+    for module in family.denoisers(pipe).values():
+        module.register_forward_pre_hook(lambda *given: asked.append((given[0], given[2])), with_kwargs=True)
+    run(pipe)
+    x_0 = family.encode_video(pipe, frames).mean
+    for denoiser, theirs in (asked[0], asked[-1]):
+        x_t, t = theirs["hidden_states"][:, : x_0.shape[1]], theirs["timestep"].reshape(1, -1)[:, -1]
+        text = family.encode_text(pipe, {}, ["a red circle"])
+        more = family.conditions(pipe, {"video": frames}, x_0, [torch.Generator().manual_seed(0)])
+        family.predict(pipe, family.denoisers(pipe), x_t, t, {**text, **more})
+        answered, ours = asked.pop()
+        assert answered is denoiser
+        for name in {key for given in (ours, theirs) for key, value in given.items() if value is not None}:
+            if isinstance(ours[name], torch.Tensor):
+                torch.testing.assert_close(
+                    ours[name],
+                    theirs[name],
+                    atol=1e-6,
+                    rtol=1e-6,
+                    msg=lambda text: f"{name}: {text}",
+                    check_dtype=False,
+                )
 
 
 def trained(folder: Path, data: Path, output: Path, *flags: str) -> Path:

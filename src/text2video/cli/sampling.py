@@ -65,11 +65,13 @@ class Options:
         motion_bucket_id: Stable Video Diffusion: how much motion, from 0 to 255.
         noise_aug_strength: Stable Video Diffusion: noise on the first frame; more lets the video leave it.
         decode_chunk_size: Frames decoded together: fewer need less memory.
+        guidance_scale_2: Wan 2.2 A14B: guidance of the transformer for low noise; without it, --guidance_scale.
     """
 
     motion_bucket_id: NonNegativeInt | None = None
     noise_aug_strength: float | None = None
     decode_chunk_size: PositiveInt | None = None
+    guidance_scale_2: float | None = None
 
     def given(self) -> dict[str, Any]:
         """Those that are given."""

@@ -21,6 +21,9 @@ FAMILIES = {
     "TextToVideoPipeline": "native:NativeFamily",
     "TextToVideoSDPipeline": "modelscope:ModelScope",
     "VideoToVideoSDPipeline": "modelscope:ModelScope",
+    "WanPipeline": "wan:Wan",
+    "WanImageToVideoPipeline": "wan:Wan",
+    "WanVideoToVideoPipeline": "wan:Wan",
 }
 Task = Literal["text-to-video", "image-to-video", "video-to-video"]
 Offload = Literal["none", "model", "sequential", "group"]
