@@ -24,6 +24,8 @@ FAMILIES = {
     "WanPipeline": "wan:Wan",
     "WanImageToVideoPipeline": "wan:Wan",
     "WanVideoToVideoPipeline": "wan:Wan",
+    "HunyuanVideo15Pipeline": "hunyuan:HunyuanVideo",
+    "HunyuanVideo15ImageToVideoPipeline": "hunyuan:HunyuanVideo",
 }
 Task = Literal["text-to-video", "image-to-video", "video-to-video"]
 Offload = Literal["none", "model", "sequential", "group"]
