@@ -69,19 +69,16 @@ class HunyuanVideo(PretrainedFamily):
         on_step: Callable[[int, int], None] | None = None,
         **settings: Any,
     ) -> Tensor:
-        """Videos, with the guider at the guidance that is asked for."""
+        """Videos, with the guider at the guidance that is asked for, and from an image in the size of that image: it
+        has the size that is asked for, and diffusers would choose another."""
         usual = pipe.guider.guidance_scale
         pipe.guider.guidance_scale = settings["guidance_scale"]
+        pipe.video_processor.calculate_default_height_width = lambda height, width, target_size: (height, width)
         try:
             return super().sample(pipe, prompts, generators, on_step, **settings)
         finally:
             pipe.guider.guidance_scale = usual
-
-    def runner(self, pipe: Any, task: Task) -> Any:
-        """The pipeline of a task; the size of a video from an image is that of the image, which has the asked size."""
-        if task == "image-to-video":
-            pipe.video_processor.calculate_default_height_width = lambda height, width, target_size: (height, width)
-        return super().runner(pipe, task)
+            del pipe.video_processor.calculate_default_height_width
 
     # --- training -----------------------------------------------------------------------------------------------
 
