@@ -22,6 +22,7 @@ from PIL import Image
 
 from text2video import video
 from text2video.errors import UsageError
+from text2video.families.export import export
 from text2video.families.lora import FILE
 from text2video.generation import Settings, generate
 from text2video.sizes import Bucket
@@ -266,7 +267,11 @@ def test_lora_training(made, few_clips, tmp_path, make):
     def bare(adapter: Path, generator: torch.Generator) -> torch.Tensor:
         return plain("WanPipeline", folder, generator, adapter)
 
-    lora_training_works(folder, few_clips, tmp_path / "run", SMALL, bare, *FLAGS, "--batch_size", "6")
+    final = lora_training_works(folder, few_clips, tmp_path / "run", SMALL, bare, *FLAGS, "--batch_size", "6")
+    exported = export(final, "comfyui", tmp_path / "comfyui")
+    assert [result.path.stem for result in exported] == (
+        ["comfyui_transformer", "comfyui_transformer_2"] if make is wan22 else ["comfyui"]
+    )
 
 
 def test_lora_training_from_first_frames_with_checkpointing(made, few_clips, tmp_path, pictures):

@@ -44,7 +44,20 @@ class Wan(PretrainedFamily):
     standard = Defaults(81, 480, 832, 16.0, 50, 5.0, NEGATIVE)
     options = frozenset({"guidance_scale_2"})
     denoiser_names = ("transformer", "transformer_2")
-    timesteps = "logit_normal"  # section 4.2.2 of the report
+    comfyui_prefix = "diffusion_model."
+    comfyui_names: ClassVar = {
+        "attn1.": "self_attn.",
+        "attn2.": "cross_attn.",
+        ".to_q": ".q",
+        ".to_k": ".k",
+        ".to_v": ".v",
+        ".to_out.0": ".o",
+        ".add_k_proj": ".k_img",
+        ".add_v_proj": ".v_img",
+        "ffn.net.0.proj": "ffn.0",
+        "ffn.net.2": "ffn.2",
+    }
+    timesteps = "logit_normal"  # as the report says of flow matching
     published = (
         Published("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", ("text-to-video", "video-to-video"), "Apache-2.0", 1.4, 28.9),
         Published("Wan-AI/Wan2.1-T2V-14B-Diffusers", ("text-to-video", "video-to-video"), "Apache-2.0", 14.3, 80.4),
