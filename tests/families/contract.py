@@ -45,17 +45,6 @@ def equals_diffusers(folder: Path, bare: Callable[[torch.Generator], torch.Tenso
     return ours
 
 
-def aligned(pipe: Any) -> Any:
-    """A bare pipeline with its weights where memory is allotted, as ours are.
-
-    Read from a file they lie where the file has them, and matrix products may differ by 1e-6: a level of a pixel.
-    """
-    for part in pipe.components.values():
-        for parameter in part.parameters() if isinstance(part, nn.Module) else ():
-            parameter.data = parameter.data.clone()
-    return pipe
-
-
 class Oracle(nn.Module):
     """Stands in for a denoiser and answers what its objective asks for, given that it knows x_0.
 
@@ -126,6 +115,33 @@ def lands_on_x_0(
     found = run(pipe)
     assert oracle.calls > 1
     torch.testing.assert_close(found.float(), x_0, atol=1e-5, rtol=1e-5)
+
+
+def asks_as_diffusers(folder: Path, run: Callable[[Any], Any], frames: torch.Tensor) -> None:
+    """Given what a step of the diffusers pipeline starts from, training asks the same denoiser the same.
+
+    Args:
+        run: samples "a red circle" with the pipeline, without guidance, from pictures of `frames`.
+        frames: `[1, 3, T, H, W]` in [-1, 1], the video that is trained on.
+    """
+    family, pipe = opened(folder)
+    asked: list[tuple[nn.Module, dict[str, Any]]] = []
+    for module in family.denoisers(pipe).values():
+        module.register_forward_pre_hook(lambda *given: asked.append((given[0], given[2])), with_kwargs=True)
+    run(pipe)
+    x_0 = family.encode_video(pipe, frames).mean
+    for denoiser, theirs in (asked[0], asked[-1]):
+        x_t, t = theirs["hidden_states"][:, : x_0.shape[1]], theirs["timestep"].reshape(1, -1)[:, -1]
+        text = family.encode_text(pipe, {}, ["a red circle"])
+        more = family.conditions(pipe, {"video": frames}, x_0, [torch.Generator().manual_seed(0)])
+        family.predict(pipe, family.denoisers(pipe), x_t, t, {**text, **more})
+        answered, ours = asked.pop()
+        assert answered is denoiser
+        given, wanted = ({key for key, value in kwargs.items() if value is not None} for kwargs in (ours, theirs))
+        assert given == wanted - {"attention_kwargs"}
+        for name in given - {"return_dict"}:
+            assert ours[name].shape == theirs[name].shape, name
+            assert (ours[name].float() - theirs[name].float()).abs().max() < 1e-6, name
 
 
 def trained(folder: Path, data: Path, output: Path, *flags: str) -> Path:

@@ -70,6 +70,7 @@ class Options:
         decode_noise_scale: LTX-Video: noise laid on them before decoding.
         motion_field_strength_x: Text2Video-Zero: how far the picture moves sideways from frame to frame.
         motion_field_strength_y: Text2Video-Zero: how far it moves upwards or downwards.
+        guidance_scale_2: Wan 2.2 A14B: guidance of the transformer for low noise; without it, --guidance_scale.
     """
 
     motion_bucket_id: NonNegativeInt | None = None
@@ -80,6 +81,7 @@ class Options:
     decode_noise_scale: float | None = None
     motion_field_strength_x: float | None = None
     motion_field_strength_y: float | None = None
+    guidance_scale_2: float | None = None
 
     def given(self) -> dict[str, Any]:
         """Those that are given."""

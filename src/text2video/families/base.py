@@ -33,6 +33,11 @@ FAMILIES = {
     "AnimateDiffVideoToVideoPipeline": "animatediff:AnimateDiff",
     "AnimateDiffControlNetPipeline": "animatediff:AnimateDiff",
     "TextToVideoZeroPipeline": "zero:TextToVideoZero",
+    "WanPipeline": "wan:Wan",
+    "WanImageToVideoPipeline": "wan:Wan",
+    "WanVideoToVideoPipeline": "wan:Wan",
+    "HunyuanVideo15Pipeline": "hunyuan:HunyuanVideo",
+    "HunyuanVideo15ImageToVideoPipeline": "hunyuan:HunyuanVideo",
 }
 # Pipeline class in model_index.json -> another that its folder can be opened as, where that one is named.
 OTHERWISE = {"StableDiffusionPipeline": "TextToVideoZeroPipeline"}

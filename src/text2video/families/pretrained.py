@@ -23,11 +23,12 @@ from torch import Tensor, nn
 from ..diffusion.schedules import DPM, PREDICTIONS, SAMPLERS, Schedule
 from ..errors import ModelError, UsageError
 from ..models.codecs import Geometry, Latents, encode, geometry_of
-from ..models.text import REMEMBERED
 from ..pipelines import leave_on_disk, left_on_disk, link
 from ..sizes import Bucket, ShapeRules
 from .base import AS_USUAL, Defaults, Opening, Published, Task, placed
 from .precision import is_quantized, quantizers
+
+REMEMBERED = 4 << 30  # bytes of captions' embeddings that are kept: 500 to 20,000 captions
 
 
 class PretrainedFamily:
@@ -65,6 +66,7 @@ class PretrainedFamily:
     def __init__(self) -> None:
         self.embeddings: Callable[[str], dict[str, Tensor]] | None = None
         self._known: dict[str, dict[str, Tensor]] = {}  # caption -> what `embed` gave, on the CPU
+        self._bytes = 0  # of them
 
     # --- the pipeline -------------------------------------------------------------------------------------------
 
@@ -168,11 +170,14 @@ class PretrainedFamily:
         Raises:
             UsageError: there is none of that name that can follow it.
         """
-        flow = self.schedule(pipe).is_flow
+        schedule = self.schedule(pipe)
+        flow = schedule.is_flow
         fitting = [ours for ours in SAMPLERS if ours not in (NOT_FLOW if flow else ("flow",))]
         if name not in fitting:
             raise UsageError(f"A {self.name} model has no sampler {name!r}. Choose one of {', '.join(fitting)}.")
-        ours = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"} if flow and name != "flow" else {}
+        ours: dict[str, Any] = {"shift": schedule.shift} if name == "flow" else {}
+        if flow and name != "flow":
+            ours = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": schedule.shift}
         pipe.scheduler = SAMPLERS[name].from_config(pipe.scheduler.config, **DPM.get(name, {}), **ours)
 
     def save(self, pipe: Any, folder: Path) -> None:
@@ -213,16 +218,21 @@ class PretrainedFamily:
 
     @torch.no_grad()
     def encode_text(self, pipe: Any, modules: dict[str, nn.Module], captions: Sequence[str]) -> dict[str, Tensor]:
-        """Captions -> condition of the denoiser. Each caption is read once."""
-        for caption in captions:
-            if caption not in self._known:
-                if len(self._known) >= REMEMBERED:
-                    self._known.pop(next(iter(self._known)))
-                with torch.autocast(pipe.device.type, enabled=False):  # the same whenever a caption comes first
-                    found = self.embeddings(caption) if self.embeddings else self.embed(pipe, caption)
-                self._known[caption] = {name: value.cpu() for name, value in found.items()}
-        rows = [self._known[caption] for caption in captions]
+        """Captions -> condition of the denoiser. A caption is not read again while there is room for what was read."""
+        rows = [self._read(pipe, caption) for caption in captions]
         return {name: torch.stack([row[name] for row in rows]).to(pipe.device) for name in rows[0]}
+
+    def _read(self, pipe: Any, caption: str) -> dict[str, Tensor]:
+        if found := self._known.get(caption):
+            return found
+        with torch.autocast(pipe.device.type, enabled=False):  # the same whenever a caption comes first
+            read = self.embeddings(caption) if self.embeddings else self.embed(pipe, caption)
+        found = self._known[caption] = {name: value.cpu() for name, value in read.items()}
+        self._bytes += sum(value.nbytes for value in found.values())
+        while self._bytes > REMEMBERED:
+            first = self._known.pop(next(iter(self._known)))
+            self._bytes -= sum(value.nbytes for value in first.values())
+        return found
 
     def encode_video(self, pipe: Any, video: Tensor) -> Latents:
         """The codec's normalised latents."""
@@ -261,6 +271,7 @@ class PretrainedFamily:
         """
         if settings.pop("guidance_interval", None) is not None:
             raise UsageError(f"A {self.name} model has guidance at every noise level: leave out --guidance_interval.")
+        self.rules(pipe).check([settings[name] for name in ("num_frames", "height", "width")])
         task = task_of(settings)
         if task not in self.tasks(pipe):
             able = ", ".join(self.tasks(pipe))

@@ -20,7 +20,13 @@ from ..errors import ModelError
 from ..sizes import ALL, Rule, ShapeRules
 
 IMAGE = "AutoencoderKL"
-VIDEO = ("AutoencoderKLCogVideoX", "AutoencoderKLHunyuanVideo", "AutoencoderKLLTXVideo", "AutoencoderKLWan")
+VIDEO = (
+    "AutoencoderKLCogVideoX",
+    "AutoencoderKLHunyuanVideo",
+    "AutoencoderKLHunyuanVideo15",
+    "AutoencoderKLLTXVideo",
+    "AutoencoderKLWan",
+)
 _FRAMES = 8  # frames that an image autoencoder takes at a time
 
 
@@ -70,7 +76,8 @@ class Geometry:
             raise ModelError(
                 f"The codec is a {kind or 'model without a class'}. Known are {', '.join((IMAGE, *VIDEO))}."
             )
-        colours = config.get("in_channels", 3)
+        folded = (config.get("patch_size") or 1) ** 2 if kind == "AutoencoderKLWan" else 1  # pixels in its channels
+        colours = config.get("in_channels", 3) // folded
         if colours != 3:
             raise ModelError(f"The codec takes {colours} channels, and a video has 3 colours. Choose another codec.")
         channels = config.get("latent_channels") or config.get("z_dim")

@@ -106,7 +106,10 @@ class Trainer:
             log_with=tracker_names(config) or None,
             project_dir=config.output_dir / "logs",
             kwargs_handlers=[
-                DistributedDataParallelKwargs(broadcast_buffers=False),
+                # the last layers of some pretrained models give what no one asks for, and learn nothing from it
+                DistributedDataParallelKwargs(
+                    broadcast_buffers=False, find_unused_parameters=config.train.init_from is not None
+                ),
                 InitProcessGroupKwargs(timeout=timedelta(hours=12)),  # the others wait while one checks the data
             ],
         )
