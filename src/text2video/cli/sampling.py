@@ -87,6 +87,7 @@ class Opened:
         lora: Adapters: runs' folders or safetensors files.
         motion_adapter: AnimateDiff: folder of the motion adapter, where the model is one of images.
         controlnet: AnimateDiff: folder of a ControlNet, which --video then steers.
+        image_model: Stable Video Diffusion: folder of a text-to-image model, which makes the first frame.
     """
 
     variant: str | None = None
@@ -94,12 +95,13 @@ class Opened:
     lora: Annotated[list[Path] | None, Parameter(consume_multiple=True)] = None
     motion_adapter: Path | None = None
     controlnet: Path | None = None
+    image_model: Path | None = None
 
     def opening(self) -> "Opening":
         """As the families take it."""
         from ..families.base import Opening
 
-        parts = {"motion_adapter": self.motion_adapter, "controlnet": self.controlnet}
+        parts = {name: getattr(self, name) for name in ("motion_adapter", "controlnet", "image_model")}
         own = {name: folder for name, folder in parts.items() if folder is not None}
         return Opening(self.variant, self.offload, self.lora or (), own)
 

@@ -21,6 +21,8 @@ FAMILIES = {
     "TextToVideoPipeline": "native:NativeFamily",
     "TextToVideoSDPipeline": "modelscope:ModelScope",
     "VideoToVideoSDPipeline": "modelscope:ModelScope",
+    "StableVideoDiffusionPipeline": "svd:StableVideoDiffusion",
+    "TextStableVideoDiffusionPipeline": "svd:StableVideoDiffusion",
 }
 Task = Literal["text-to-video", "image-to-video", "video-to-video"]
 Offload = Literal["none", "model", "sequential", "group"]
@@ -200,13 +202,17 @@ class Family(Protocol):
 
         Args:
             on_step: called with (steps done, steps).
-            settings: the fields of `Defaults` except fps; `image`, `last_image` uint8 `[H, W, 3]`, `video` uint8
+            settings: the fields of `Defaults`; `image`, `last_image` uint8 `[H, W, 3]`, `video` uint8
                 `[T, H, W, 3]` and `strength` where they were given; the family's own `options`.
         """
         ...
 
     def adapt(self, pipe: Any, shape: Bucket, fps: float | None) -> None:
         """What it is going to be trained on: what it makes from then on when it is not told otherwise."""
+        ...
+
+    def use_text_encoder(self, pipe: Any, name: str) -> Any:
+        """The pipeline, with another text encoder whose texts it is going to be trained to follow."""
         ...
 
     def use_sampler(self, pipe: Any, name: str) -> None:

@@ -188,6 +188,7 @@ class NativeFamily:
         **settings: Any,
     ) -> Tensor:
         """See `TextToVideoPipeline.sample`."""
+        settings.pop("fps", None)  # it is the file's alone
         report = (lambda step, steps, _: on_step(step, steps)) if on_step else None
         return pipe.sample(prompts, generators, on_step=report, **settings)
 
@@ -196,6 +197,10 @@ class NativeFamily:
         pipe.register_to_config(num_frames=shape.frames, height=shape.height, width=shape.width)
         if fps:
             pipe.register_to_config(fps=float(fps))
+
+    def use_text_encoder(self, pipe: Any, name: str) -> Any:
+        """A model of ours keeps the one that it was made with."""
+        return pipe
 
     def use_sampler(self, pipe: Any, name: str) -> None:
         """See `TextToVideoPipeline.use_sampler`."""

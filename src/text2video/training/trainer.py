@@ -21,6 +21,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, broadcast_object_list
+from PIL import Image
 from torch import Tensor, nn
 
 from .. import video
@@ -29,7 +30,7 @@ from ..diffusion.objectives import Batch
 from ..errors import Text2VideoError, TrainingError, UsageError
 from ..families import lora
 from ..families.base import choose_device, model_folder
-from ..generation import Settings, file_names, generate
+from ..generation import Settings, file_names, generate, to_uint8
 from ..pipelines import completed
 from .build import build, choose_precision, has_compiler, learning, open_base, shape_rules, steps_in_all
 from .checkpoint import Checkpoints, write_text, write_whole
@@ -379,7 +380,10 @@ class Trainer:
                 lora.save(folder, self.parts, model_folder(self.config.train.init_from or ""))
 
     def preview(self, tracker: Tracker, step: int) -> None:
-        """Sample videos from the averaged weights, by the path that `generate` takes; shared among processes."""
+        """Sample videos from the averaged weights, by the path that `generate` takes; shared among processes.
+
+        A model that has to be given a first frame gets those of clips.
+        """
         preview = self.config.preview
         source = self.data.val or self.data.train
         prompts = preview.sample_prompts or [
@@ -390,12 +394,15 @@ class Trainer:
         usual = preview.num_inference_steps or self.family.defaults(self.pipe).num_inference_steps
         steps = min(usual, preview.max_preview_steps)
         clips = []
+        folder.mkdir(parents=True, exist_ok=True)
         for index in range(self.rank, len(prompts), self.world):
-            settings = Settings(seed=self.config.seed + index, num_inference_steps=steps)
+            name = f"{index:02d}-{file_names([prompts[index]])[0]}"
+            image = None if "text-to-video" in self.family.tasks(self.pipe) else (folder / name).with_suffix(".png")
+            if image:
+                Image.fromarray(to_uint8(source[index % len(source)]["video"])[0]).save(image)
+            settings = Settings(seed=self.config.seed + index, num_inference_steps=steps, image=image)
             with self.averaged(), completed(self.pipe):
                 (result,) = generate(self.family, self.pipe, [prompts[index]], settings, str(self.final))
-            name = f"{index:02d}-{file_names([prompts[index]])[0]}"
-            folder.mkdir(parents=True, exist_ok=True)
             video.write(folder / name, result.frames, result.fps, metadata=result.metadata())
             clips.append(result.frames)
         tracker.videos(step, clips, prompts[self.rank :: self.world])
