@@ -1,5 +1,7 @@
 """Stable Video Diffusion: the frames of plain diffusers, the oracle, training with first frames and with texts."""
 
+import inspect
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +21,12 @@ from PIL import Image
 
 from text2video import video
 from text2video.cli.main import run
+from text2video.data.dataset import to_float
 from text2video.diffusion.objectives import Batch, TextToVideoDiffusion
-from text2video.diffusion.schedules import EDM
 from text2video.errors import ModelError, UsageError
+from text2video.families import svd as svd_family
 from text2video.generation import Settings, generate
+from text2video.models.codecs import decode
 from text2video.sizes import Bucket
 
 CALL = {"num_frames": 3, "height": 16, "width": 24, "num_inference_steps": 3}
@@ -114,7 +118,7 @@ def following(made, few_clips, tmp_path_factory) -> Path:
 
 
 def starting(picture: Path, **more) -> Settings:
-    return Settings(**CALL, guidance_scale=2.0, seed=5, image=picture, **more)
+    return replace(SMALL, image=picture, **more)
 
 
 def bare(folder: Path, image: Image.Image, generator: torch.Generator, **more) -> torch.Tensor:
@@ -176,26 +180,40 @@ def test_the_oracle_lands_on_x_0(made, picture):
     lands_on_x_0(made(svd), "unet", sampled, (1, 4, 3, 8, 12), condition=told, clean=lambda sample: sample[:, :, :4])
 
 
-def test_first_frames_are_told_as_the_sampler_tells_them(made, picture):
+def test_training_asks_for_what_the_sampler_asks(made, picture, monkeypatch):
     family, pipe = opened(made(svd))
+    heard = []
+
+    def hear(unet, args, kwargs):
+        heard.append(inspect.signature(unet.forward).bind(*args, **kwargs).arguments)
+
+    pipe.unet.register_forward_pre_hook(hear, with_kwargs=True)
     image = Image.open(picture)
-    frame = torch.tensor(np.asarray(image)).permute(2, 0, 1)[None].float() / 127.5 - 1
-    clip = frame[:, :, None].expand(1, 3, 3, 16, 24)
-    wanted = pipe._encode_image(image, "cpu", 1, False)
-    torch.testing.assert_close(family.embed_image(pipe, frame), wanted, atol=1e-5, rtol=1e-4)
-    clean = pipe.vae.encode(frame).latent_dist.mode()
-    seen = [conditions(family, pipe, clip, seed) for seed in range(60)]
+    pipe(image, **CALL, max_guidance_scale=1.0, noise_aug_strength=0.0, output_type="latent")
+    sampled = heard[-1]
+    monkeypatch.setattr(svd_family, "NOISE_LOG_MEAN", -100.0)  # no noise on the first frame, and it is never left out
+    monkeypatch.setattr(svd_family, "DROPPED", 0.0)
+    frame = torch.tensor(np.asarray(image)).permute(2, 0, 1)[None, :, None]
+    told = conditions(family, pipe, to_float(frame).expand(1, 3, 3, 16, 24))
+    x_t = sampled["sample"][:, :, :4].transpose(1, 2)
+    family.predict(pipe, {"unet": pipe.unet}, x_t, sampled["timestep"][None], told)
+    asked = heard[-1]
+    assert asked is not sampled
+    for name in ("sample", "encoder_hidden_states", "added_time_ids"):
+        torch.testing.assert_close(asked[name], sampled[name], atol=1e-5, rtol=1e-4)
+
+
+def test_first_frames_have_noise_and_are_left_out_at_times(made):
+    family, pipe = opened(made(svd))
+    clip = some_clips(1)
+    seen = [conditions(family, pipe, clip, seed) for seed in range(40)]
     assert all(told["added_time_ids"][0, :2].tolist() == [6.0, 127.0] for told in seen)
     noise = torch.stack([told["added_time_ids"][0, 2] for told in seen]).log()
-    assert -3.3 < noise.mean() < -2.7 and 0.3 < noise.std() < 0.7
-    kept = [bool(told["encoder_hidden_states"].any()) for told in seen], [bool(t["image_latents"].any()) for t in seen]
-    pairs = list(zip(*kept, strict=True))
+    assert -3.3 < noise.mean() < -2.7
+    assert 0.3 < noise.std() < 0.7
+    pairs = [(bool(told["encoder_hidden_states"].any()), bool(told["image_latents"].any())) for told in seen]
     assert set(pairs) == {(True, True), (True, False), (False, True), (False, False)}
     assert 0.5 < pairs.count((True, True)) / len(pairs) < 0.9
-    nearest = min(
-        (told for told, pair in zip(seen, pairs, strict=True) if all(pair)), key=lambda t: t["added_time_ids"][0, 2]
-    )
-    assert (nearest["image_latents"] - clean).abs().mean() < 0.2 * clean.abs().mean()
     assert torch.equal(conditions(family, pipe, clip, 3)["image_latents"], seen[3]["image_latents"])
 
 
@@ -218,20 +236,21 @@ def test_the_loss_depends_on_the_first_frame_its_noise_and_the_level(made):
     assert len({loss(), *(loss(**change) for change in changes)}) == 5
 
 
-def test_noise_levels_are_those_published():
-    edm = EDM()
-    u = (torch.arange(20_000) + 0.5) / 20_000
-    t = edm.timesteps(u)
-    assert abs((4 * t).mean() - 0.7) < 1e-3 and abs((4 * t).std() - 1.6) < 1e-2
-    alpha, sigma = edm.alpha_sigma(t)
-    torch.testing.assert_close(alpha.square() + sigma.square(), torch.ones_like(t))
-    torch.testing.assert_close(edm.snr(t).log(), -8 * t, atol=1e-4, rtol=1e-4)
-    sampler = edm.sampler()
-    sampler.set_timesteps(5)
-    levels = edm.alpha_sigma(sampler.timesteps)
-    torch.testing.assert_close(levels[1] / levels[0], sampler.sigmas[:-1], rtol=1e-4, atol=0)
-    with pytest.raises(UsageError, match="Choose euler"):
-        edm.sampler("dpm++")
+def test_frames_are_decoded_as_in_the_pipeline(made):
+    _, pipe = opened(made(svd))
+    latents = torch.randn(1, 4, 10, 8, 12, generator=torch.Generator().manual_seed(3))
+    theirs = pipe.decode_latents(latents.transpose(1, 2), 10, 8)
+    torch.testing.assert_close(decode(pipe.vae, latents), theirs, atol=1e-5, rtol=1e-4)
+
+
+def test_the_codec_leaves_float16_while_it_encodes(made):
+    family, pipe = opened(made(svd))
+    pipe.vae.half()
+    seen = set()
+    pipe.vae.encoder.register_forward_pre_hook(lambda encoder, args: seen.add(args[0].dtype))
+    conditions(family, pipe, some_clips(1))
+    assert seen == {torch.float32}
+    assert pipe.vae.dtype == torch.float16
 
 
 def test_full_training(made, few_clips, tmp_path, picture):
@@ -316,7 +335,7 @@ def test_a_model_that_follows_texts_is_adapted_further(following, few_clips, tmp
 
 def test_what_it_cannot_do_is_said(made, few_clips, tmp_path, following, picture):
     family, pipe = opened(made(svd))
-    with pytest.raises(UsageError, match="does not do text-to-video, only image-to-video. Give its first frame"):
+    with pytest.raises(UsageError, match=r"does not do text-to-video, only image-to-video\. Give its first frame"):
         next(generate(family, pipe, ["a"], SMALL))
     with pytest.raises(UsageError, match="only euler"):
         next(generate(family, pipe, ["a"], starting(picture, scheduler="dpm++")))
@@ -326,7 +345,7 @@ def test_what_it_cannot_do_is_said(made, few_clips, tmp_path, following, picture
         family.conditions(pipe, {"mean": torch.zeros(1)}, torch.zeros(1, 4, 3, 8, 12), [])
     with pytest.raises(UsageError, match="takes no motion_adapter"):
         opened(made(svd), parts={"motion_adapter": tmp_path})
-    with pytest.raises(ModelError, match="image model .* cannot be opened"):
+    with pytest.raises(ModelError, match=r"image model .* cannot be opened"):
         opened(made(svd), parts={"image_model": tmp_path})
     with pytest.raises(UsageError, match="leave out --text_encoder"):
         trained(following, few_clips, tmp_path / "a", "--text_encoder", "clip-b32", *FLAGS)

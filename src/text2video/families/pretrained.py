@@ -132,16 +132,17 @@ class PretrainedFamily:
 
     def defaults(self, pipe: Any) -> Defaults:
         """How it makes videos when it is not told otherwise."""
-        return getattr(pipe, "adapted", self.standard)
+        return getattr(pipe, "adapted", None) or self.standard_of(pipe)
+
+    def standard_of(self, pipe: Any) -> Defaults:
+        """How the model was published, where a family has several."""
+        return self.standard
 
     def adapt(self, pipe: Any, shape: Bucket, fps: float | None) -> None:
         """Shape and frame rate of previews; a saved model goes by its family's own."""
+        own = self.standard_of(pipe)
         pipe.adapted = replace(
-            self.standard,
-            num_frames=shape.frames,
-            height=shape.height,
-            width=shape.width,
-            fps=float(fps or self.standard.fps),
+            own, num_frames=shape.frames, height=shape.height, width=shape.width, fps=float(fps or own.fps)
         )
 
     def use_text_encoder(self, pipe: Any, name: str) -> Any:
@@ -256,12 +257,16 @@ class PretrainedFamily:
 
     def runner(self, pipe: Any, task: Task) -> Any:
         """The diffusers pipeline that does a task with the components of `pipe`."""
-        kind = self.pipeline(self.pipelines[task])
+        kind = self.kind(pipe, task)
         return pipe if type(pipe) is kind else kind.from_pipe(pipe, dtype=None)
+
+    def kind(self, pipe: Any, task: Task) -> Any:
+        """The pipeline class that does a task."""
+        return self.pipeline(self.pipelines[task])
 
     def arguments(self, pipe: Any, task: Task, settings: Mapping[str, Any]) -> dict[str, Any]:
         """What the task's pipeline is called with; settings that it does not know are those that its inputs fix."""
-        known = inspect.signature(self.pipeline(self.pipelines[task]).__call__).parameters
+        known = inspect.signature(self.kind(pipe, task).__call__).parameters
         given = {name: value for name, value in settings.items() if name in known}
         for name in ("image", "last_image"):
             if name in given:

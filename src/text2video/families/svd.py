@@ -10,7 +10,8 @@ see `svd_text`.
 """
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,8 +21,10 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from ..data.dataset import to_float
 from ..diffusion.schedules import EDM
 from ..errors import ModelError, UsageError
+from ..models.codecs import Latents
 from ..models.text import TextEncoder
 from .base import AS_USUAL, Defaults, Opening, Published, Task, placed
 from .pretrained import PretrainedFamily
@@ -39,10 +42,7 @@ class StableVideoDiffusion(PretrainedFamily):
     """`stabilityai/stable-video-diffusion-img2vid` and models of its kind."""
 
     name = "stable video diffusion"
-    pipelines: ClassVar = {
-        "image-to-video": "StableVideoDiffusionPipeline",
-        "text-to-video": "TextStableVideoDiffusionPipeline",
-    }
+    pipelines: ClassVar = {"image-to-video": "StableVideoDiffusionPipeline"}
     standard = Defaults(25, 576, 1024, 7.0, 25, 3.0)
     options = frozenset({"motion_bucket_id", "noise_aug_strength", "decode_chunk_size"})
     denoiser_names = ("unet",)
@@ -83,10 +83,9 @@ class StableVideoDiffusion(PretrainedFamily):
         texts = follows_texts(pipe) or pipe.image_model is not None
         return ("image-to-video", "text-to-video") if texts else ("image-to-video",)
 
-    def defaults(self, pipe: Any) -> Defaults:
-        """Frames: 14 or 25, as the model was trained."""
-        own = super().defaults(pipe)
-        return own if own is not self.standard else replace(own, num_frames=pipe.unet.config.num_frames)
+    def standard_of(self, pipe: Any) -> Defaults:
+        """14 or 25 frames, as the model was trained."""
+        return replace(self.standard, num_frames=pipe.unet.config.num_frames)
 
     def use_sampler(self, pipe: Any, name: str) -> None:
         """Its own is the only one that takes its noise levels.
@@ -141,6 +140,11 @@ class StableVideoDiffusion(PretrainedFamily):
         """Token embeddings, or nothing where the first frame's embedding is in their place."""
         return {"encoder_hidden_states": pipe.read(caption)[0].float()} if follows_texts(pipe) else {}  # [L, D]
 
+    def encode_video(self, pipe: Any, video: Tensor) -> Latents:
+        """The codec's normalised latents."""
+        with wide_enough(pipe.vae):
+            return super().encode_video(pipe, video)
+
     @torch.no_grad()
     def conditions(
         self, pipe: Any, items: Mapping[str, Any], x_0: Tensor, generators: Sequence[torch.Generator]
@@ -156,13 +160,14 @@ class StableVideoDiffusion(PretrainedFamily):
                 "anew every time. Leave out --load_tensors, and name the clips."
             )
         device = x_0.device
-        first = items["video"][:, :, 0].to(device)  # [B, 3, H, W] in [-1, 1]
+        first = to_float(items["video"][:, :, 0].to(device))  # [B, 3, H, W] in [-1, 1]
         noise = torch.stack([torch.randn(first.shape[1:], generator=source) for source in generators]).to(device)
         drawn = torch.stack([torch.randn((), generator=source) for source in generators]).to(device)
         chance = torch.stack([torch.rand((), generator=source) for source in generators]).to(device)
         strength = (NOISE_LOG_MEAN + NOISE_LOG_STD * drawn).exp()  # [B]
         noisy = first + strength.view(-1, 1, 1, 1) * noise
-        latents = torch.cat([pipe._encode_vae_image(one[None], device, 1, False) for one in noisy]).float()
+        with wide_enough(pipe.vae):
+            latents = torch.cat([pipe._encode_vae_image(one[None], device, 1, False) for one in noisy]).float()
         fps = torch.full_like(strength, self.defaults(pipe).fps - 1)
         numbers = torch.stack([fps, torch.full_like(strength, MOTION_BUCKET), strength], dim=1)
         if follows_texts(pipe):  # captions are left out by the trainer
@@ -189,7 +194,7 @@ class StableVideoDiffusion(PretrainedFamily):
         """The U-Net's v, of frames with the first one's latents beside each."""
         hidden, beside, dtype = condition["encoder_hidden_states"], condition["image_latents"], pipe.unet.dtype
         if follows_texts(pipe):
-            projection = modules.get("text_projection", pipe.text_projection)
+            projection = {"text_projection": pipe.text_projection, **modules}["text_projection"]
             hidden = projection(hidden.to(pipe.text_projection.dtype))
         frames = x_t.transpose(1, 2)  # [B, T, C, h, w]
         sample = torch.cat([frames, beside[:, None].expand_as(frames)], dim=2).to(dtype)
@@ -215,16 +220,29 @@ class StableVideoDiffusion(PretrainedFamily):
             videos.append(super().sample(pipe, [prompt], [generator], on_step, **settings, **picture))
         return torch.cat(videos)
 
-    def runner(self, pipe: Any, task: Task) -> Any:
-        """One pipeline does all."""
-        return pipe
+    def kind(self, pipe: Any, task: Task) -> Any:
+        """One pipeline does all that its model can."""
+        return type(pipe)
 
     def arguments(self, pipe: Any, task: Task, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Guidance rises from 1 at a given first frame, which needs none, to its scale at the last frame."""
         scale = settings["guidance_scale"]
-        given = super().arguments(pipe, "text-to-video" if follows_texts(pipe) else "image-to-video", settings)
+        given = super().arguments(pipe, task, settings)
         lowest = min(1.0, scale) if task == "image-to-video" else scale
         return {"decode_chunk_size": CHUNK, "min_guidance_scale": lowest, "max_guidance_scale": scale} | given
+
+
+@contextmanager
+def wide_enough(vae: Any) -> Iterator[None]:
+    """Within, an autoencoder whose numbers are too large for float16 is not in it; the pipeline does the same."""
+    narrow = vae.dtype == torch.float16 and vae.config.force_upcast
+    if narrow:
+        vae.to(torch.float32)
+    try:
+        yield
+    finally:
+        if narrow:
+            vae.to(torch.float16)
 
 
 def follows_texts(pipe: Any) -> bool:

@@ -63,12 +63,12 @@ class TextStableVideoDiffusionPipeline(StableVideoDiffusionPipeline):
 
     def read(self, caption: str) -> Tensor:
         """Token embeddings `[1, L, D]`, padded to the text encoder's longest text."""
-        length = min(self.tokenizer.model_max_length, 512)
+        length, device = min(self.tokenizer.model_max_length, 512), self._execution_device
         tokens = self.tokenizer(
             [caption], padding="max_length", truncation=True, max_length=length, return_tensors="pt"
         )
-        with torch.no_grad(), torch.autocast(self.text_encoder.device.type, enabled=False):
-            return self.text_encoder(input_ids=tokens.input_ids.to(self.text_encoder.device)).last_hidden_state
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            return self.text_encoder(input_ids=tokens.input_ids.to(device)).last_hidden_state
 
     @torch.no_grad()
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride] - the text comes first

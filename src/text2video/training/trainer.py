@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from .. import video
 from ..config import RunConfig
+from ..data.dataset import to_float
 from ..diffusion.objectives import Batch
 from ..errors import Text2VideoError, TrainingError, UsageError
 from ..families import lora
@@ -382,13 +383,16 @@ class Trainer:
     def preview(self, tracker: Tracker, step: int) -> None:
         """Sample videos from the averaged weights, by the path that `generate` takes; shared among processes.
 
-        A model that has to be given a first frame gets those of clips.
+        A model that has to be given a first frame gets those of the clips.
         """
         preview = self.config.preview
         source = self.data.val or self.data.train
         prompts = preview.sample_prompts or [
             source[index]["caption"] for index in range(min(len(source), preview.num_samples))
         ]
+        begin = "text-to-video" not in self.family.tasks(self.pipe)
+        if begin and "video" not in source[0]:
+            return logger.warning("No sample videos: they begin with a picture, and prepared data has none.")
         folder = self.config.output_dir / "samples" / f"{step:06d}"
         # Ancestral DDPM walks 1000 steps when not told otherwise: too long to wait for between two steps of training.
         usual = preview.num_inference_steps or self.family.defaults(self.pipe).num_inference_steps
@@ -397,9 +401,9 @@ class Trainer:
         folder.mkdir(parents=True, exist_ok=True)
         for index in range(self.rank, len(prompts), self.world):
             name = f"{index:02d}-{file_names([prompts[index]])[0]}"
-            image = None if "text-to-video" in self.family.tasks(self.pipe) else (folder / name).with_suffix(".png")
+            image = (folder / name).with_suffix(".png") if begin else None
             if image:
-                Image.fromarray(to_uint8(source[index % len(source)]["video"])[0]).save(image)
+                Image.fromarray(to_uint8(to_float(source[index % len(source)]["video"]))[0]).save(image)
             settings = Settings(seed=self.config.seed + index, num_inference_steps=steps, image=image)
             with self.averaged(), completed(self.pipe):
                 (result,) = generate(self.family, self.pipe, [prompts[index]], settings, str(self.final))
