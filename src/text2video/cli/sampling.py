@@ -101,6 +101,7 @@ class Opened:
         motion_adapter: AnimateDiff: folder of the motion adapter, where the model is one of images.
         controlnet: AnimateDiff: folder of a ControlNet, which --video then steers.
         pipeline: Class of diffusers to open the model as, in place of the one that its folder names.
+        image_model: Stable Video Diffusion: folder of a text-to-image model, which makes the first frame.
     """
 
     variant: str | None = None
@@ -110,12 +111,13 @@ class Opened:
     motion_adapter: Path | None = None
     controlnet: Path | None = None
     pipeline: str | None = None
+    image_model: Path | None = None
 
     def opening(self) -> "Opening":
         """As the families take it."""
         from ..families.base import Opening
 
-        parts = {"motion_adapter": self.motion_adapter, "controlnet": self.controlnet}
+        parts = {name: getattr(self, name) for name in ("motion_adapter", "controlnet", "image_model")}
         own = {name: folder for name, folder in parts.items() if folder is not None}
         how = {"layerwise_casting": self.layerwise_casting, "pipeline": self.pipeline}
         return Opening(self.variant, self.offload, self.lora or (), own, **how)

@@ -38,6 +38,8 @@ FAMILIES = {
     "WanVideoToVideoPipeline": "wan:Wan",
     "HunyuanVideo15Pipeline": "hunyuan:HunyuanVideo",
     "HunyuanVideo15ImageToVideoPipeline": "hunyuan:HunyuanVideo",
+    "StableVideoDiffusionPipeline": "svd:StableVideoDiffusion",
+    "TextStableVideoDiffusionPipeline": "svd:StableVideoDiffusion",
 }
 # Pipeline class in model_index.json -> another that its folder can be opened as, where that one is named.
 OTHERWISE = {"StableDiffusionPipeline": "TextToVideoZeroPipeline"}
@@ -263,6 +265,10 @@ class Family(Protocol):
 
     def adapt(self, pipe: Any, shape: Bucket, fps: float | None) -> None:
         """What it is going to be trained on: what it makes from then on when it is not told otherwise."""
+        ...
+
+    def use_text_encoder(self, pipe: Any, name: str) -> Any:
+        """The pipeline, with another text encoder whose texts it is going to be trained to follow."""
         ...
 
     def use_sampler(self, pipe: Any, name: str) -> None:

@@ -212,6 +212,10 @@ class NativeFamily:
         if fps:
             pipe.register_to_config(fps=float(fps))
 
+    def use_text_encoder(self, pipe: Any, name: str) -> Any:
+        """A model of ours keeps the one that it was made with."""
+        return pipe
+
     def use_sampler(self, pipe: Any, name: str) -> None:
         """See `TextToVideoPipeline.use_sampler`."""
         pipe.use_sampler(name)

@@ -164,6 +164,14 @@ class PretrainedFamily:
             own, num_frames=shape.frames, height=shape.height, width=shape.width, fps=float(fps or own.fps)
         )
 
+    def use_text_encoder(self, pipe: Any, name: str) -> Any:
+        """Its text encoder is part of what it learned.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError(f"A {self.name} model keeps its own text encoder: leave out --text_encoder {name}.")
+
     def use_sampler(self, pipe: Any, name: str) -> None:
         """Change the scheduler to another by our name, on the noise that the model was trained with.
 

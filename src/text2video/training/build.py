@@ -107,6 +107,11 @@ def build(
     diffusion = config.diffusion
     if base:
         family, pipe = base
+        if config.text.text_encoder != "builtin":
+            if config.lora:
+                raise UsageError("--lora leaves the text encoder as it is: leave out --text_encoder, or --lora.")
+            torch.manual_seed(config.seed)
+            pipe = family.use_text_encoder(pipe, config.text.text_encoder)
         family.adapt(pipe, shape, config.data.fps)
         schedule, prediction = family.schedule(pipe), family.prediction(pipe)
         logger.info(

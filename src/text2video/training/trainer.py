@@ -21,16 +21,18 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, broadcast_object_list
+from PIL import Image
 from torch import Tensor, nn
 
 from .. import video
 from ..config import RunConfig
+from ..data.dataset import to_float
 from ..diffusion.objectives import Batch
 from ..errors import Text2VideoError, TrainingError, UsageError
 from ..families import lora
 from ..families.base import choose_device, model_folder
 from ..families.precision import cast_layers
-from ..generation import Settings, file_names, generate
+from ..generation import Settings, file_names, generate, to_uint8
 from ..pipelines import completed
 from .build import build, choose_precision, has_compiler, learning, open_base, shape_rules, steps_in_all
 from .checkpoint import Checkpoints, write_text, write_whole
@@ -412,23 +414,32 @@ class Trainer:
                 lora.save(folder, self.parts, model_folder(train.init_from or ""), train.parts)
 
     def preview(self, tracker: Tracker, step: int) -> None:
-        """Sample videos from the averaged weights, by the path that `generate` takes; shared among processes."""
+        """Sample videos from the averaged weights, by the path that `generate` takes; shared among processes.
+
+        A model that has to be given a first frame gets those of the clips.
+        """
         preview = self.config.preview
         source = self.data.val or self.data.train
         prompts = preview.sample_prompts or [
             source[index]["caption"] for index in range(min(len(source), preview.num_samples))
         ]
+        begin = "text-to-video" not in self.family.tasks(self.pipe)
+        if begin and "video" not in source[0]:
+            return logger.warning("No sample videos: they begin with a picture, and prepared data has none.")
         folder = self.config.output_dir / "samples" / f"{step:06d}"
         # Ancestral DDPM walks 1000 steps when not told otherwise: too long to wait for between two steps of training.
         usual = preview.num_inference_steps or self.family.defaults(self.pipe).num_inference_steps
         steps = min(usual, preview.max_preview_steps)
         clips = []
+        folder.mkdir(parents=True, exist_ok=True)
         for index in range(self.rank, len(prompts), self.world):
-            settings = Settings(seed=self.config.seed + index, num_inference_steps=steps)
+            name = f"{index:02d}-{file_names([prompts[index]])[0]}"
+            image = (folder / name).with_suffix(".png") if begin else None
+            if image:
+                Image.fromarray(to_uint8(to_float(source[index % len(source)]["video"]))[0]).save(image)
+            settings = Settings(seed=self.config.seed + index, num_inference_steps=steps, image=image)
             with self.averaged(), completed(self.pipe):
                 (result,) = generate(self.family, self.pipe, [prompts[index]], settings, str(self.final))
-            name = f"{index:02d}-{file_names([prompts[index]])[0]}"
-            folder.mkdir(parents=True, exist_ok=True)
             video.write(folder / name, result.frames, result.fps, metadata=result.metadata())
             clips.append(result.frames)
         tracker.videos(step, clips, prompts[self.rank :: self.world])
