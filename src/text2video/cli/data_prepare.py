@@ -104,7 +104,8 @@ def prepare(
             on_done=on_done,
             on_checked=on_checked,
         )
-    say(f"{len(cache.clips)} clips are prepared, {len(cache.left_out)} left out. Train with --load_tensors {out}")
+    say(f"{len(cache.clips)} clips are prepared, {len(cache.left_out)} left out.")
+    say(f"Train with the same options and --load_tensors {out}")
 
 
 def configured(model: Path | None, given: dict[str, dict[str, Any]]) -> RunConfig:
