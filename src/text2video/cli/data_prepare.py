@@ -75,20 +75,14 @@ def prepare(
     """
     given: dict[str, Any] = {"data_dir": data, **asdict(source), "layout": layout}
     given |= {"num_frames": num_frames, "fps": fps, "frame_size": frame_size, "height": height, "width": width}
-    given |= {
-        "buckets": buckets,
-        "upscale": upscale,
-        "short": short,
-        "caption_prefix": caption_prefix,
-        "dataset_class": dataset_class,
-    }
-    given |= {"max_samples": max_samples}
+    given |= {"buckets": buckets, "upscale": upscale, "short": short, "caption_prefix": caption_prefix}
+    given |= {"dataset_class": dataset_class, "max_samples": max_samples}
     config = configured(
         model,
         {"data": given, "model": {"codec": codec}, "text": {"text_encoder": text_encoder}, "train": {"device": device}},
     )
     from ..preparing.prepare import prepare as run
-    from ..training.build import shape_rules
+    from ..training.build import open_base, shape_rules
 
     checking, encoding = passing_progress("checking clips", "files"), passing_progress("encoding", "clips and texts")
     with log_lines(), checking as on_checked, encoding as on_done:
@@ -100,7 +94,7 @@ def prepare(
             num_gpus=num_gpus,
             engine=engine,
             remove_unused=remove_unused,
-            rules=shape_rules(config) if config.data.buckets else None,
+            rules=shape_rules(config, open_base(config)) if config.data.buckets else None,
             on_done=on_done,
             on_checked=on_checked,
         )

@@ -10,6 +10,8 @@ from pathlib import Path
 from time import monotonic
 from typing import Literal
 
+import torch
+
 from ..config import RunConfig
 from ..data.cache import Cache, content_mark, read_entries
 from ..data.check_cache import cache_file
@@ -68,10 +70,11 @@ def prepare(
     """
     out, launched = Path(out), Launched()
     frozen = Frozen.of(config)
-    settings = prepared_settings(config, frozen, dtype, image_latents)
+    stored = choose_dtype(dtype) or torch.float32
+    settings = prepared_settings(config, frozen, str(stored).removeprefix("torch."), image_latents)
     allowed = rules or (frozen.geometry.rules() if frozen.geometry else ALL)
     manifest, buckets = launched.made_once(lambda: in_buckets(config, read_clips(config), allowed, on_checked))
-    job = Job(config, frozen, settings, manifest.root, out, choose_dtype(dtype), buckets)
+    job = Job(config, frozen, settings, manifest.root, out, stored, buckets)
     check_shapes(job, manifest)
     with locked(out, launched.is_main):
         if launched.is_main:

@@ -163,12 +163,13 @@ def open_prepared(config: DataConfig, folder: Path, seed: int, rules: ShapeRules
 
 
 def encoded(family: Family, pipe: Any, items: dict[str, Any], device: torch.device) -> Latents:
-    """What a batch's videos were encoded to, ahead or now."""
+    """What a batch's videos were encoded to, ahead or now. Videos become floats on the device, in `items` too."""
     if "mean" in items:
         mean, logvar = (items[name].to(device, non_blocking=True).float() for name in ("mean", "logvar"))
         return Latents(mean, logvar)
+    items["video"] = to_float(items["video"].to(device, non_blocking=True))
     with torch.no_grad():
-        return family.encode_video(pipe, to_float(items["video"].to(device, non_blocking=True)))
+        return family.encode_video(pipe, items["video"])
 
 
 def batches(dataset: Any, sampler: BucketSampler, num_workers: int) -> Iterator[dict[str, Any]]:
