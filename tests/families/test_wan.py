@@ -1,6 +1,6 @@
 """Wan: each kind of model gives the frames of plain diffusers, the oracle, training, and what is refused.
 
-The oracle runs with Euler's sampler: UniPC, which is published with the models, cuts timesteps to whole numbers.
+The oracle runs with the sampler `flow`: UniPC, which is published with the models, cuts timesteps to whole numbers.
 """
 
 from pathlib import Path
@@ -22,8 +22,9 @@ from PIL import Image
 
 from text2video import video
 from text2video.errors import UsageError
-from text2video.families.export import export
+from text2video.families.export import deltas, export
 from text2video.families.lora import FILE
+from text2video.families.wan import Wan
 from text2video.generation import Settings, generate
 from text2video.sizes import Bucket
 
@@ -182,9 +183,7 @@ def test_the_model_of_text_and_image_starts_from_a_video_too(made, few_clips):
 @pytest.mark.parametrize("make", [wan21, wan22, wan22_small])
 def test_the_oracle_lands_on_x_0(made, make):
     def run(pipe):
-        from diffusers import FlowMatchEulerDiscreteScheduler
-
-        pipe.scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+        Wan().use_sampler(pipe, "flow")
         if make is wan22:
             pipe.transformer_2 = pipe.transformer
         call = {**LARGER, "num_inference_steps": 7, "guidance_scale": 1.0}
@@ -272,6 +271,11 @@ def test_lora_training(made, few_clips, tmp_path, make):
     assert [result.path.stem for result in exported] == (
         ["comfyui_transformer", "comfyui_transformer_2"] if make is wan22 else ["comfyui"]
     )
+    adapters = [deltas(family.denoisers(pipe)) for family, pipe in (
+        opened(final), opened(folder, lora=[result.path for result in exported])
+    )]  # fmt: skip
+    assert adapters[0].keys() == adapters[1].keys()
+    assert all(torch.allclose(adapters[1][name], delta, rtol=1e-3, atol=1e-4) for name, delta in adapters[0].items())
 
 
 def test_lora_training_from_first_frames_with_checkpointing(made, few_clips, tmp_path, pictures):
@@ -299,8 +303,9 @@ def test_the_published_defaults(made):
         assert (own.num_inference_steps, own.guidance_scale) == (steps, guidance)
         assert family.rules(pipe).allows((own.num_frames, own.height, own.width))
         assert family.schedule(pipe).shift == 3
-        family.use_sampler(pipe, "flow")
-        assert family.schedule(pipe).shift == 3
+        for sampler in ("flow", "dpm++", "dpm++sde", "unipc"):
+            family.use_sampler(pipe, sampler)
+            assert family.schedule(pipe).shift == 3
 
 
 def test_what_it_cannot_do_is_said(made, pictures):

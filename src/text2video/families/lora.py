@@ -155,6 +155,9 @@ def read(path: Path, pipe: Any) -> Adapter:
     except Exception as error:  # each converter has its own ways to fail
         raise ModelError(f"The adapter {file} is not one for a {type(pipe).__name__}: {error}") from None
     alphas = more[0] if len(more) == 2 and more[0] else {}
+    # A model of two denoisers has a file for each, with the same names in both: the file's own name says whose it is.
+    if own := next((name for name in pipe.components if file.stem.endswith(f"_{name}")), None):
+        state, alphas = ({f"{own}.{key.partition('.')[2]}": value for key, value in d.items()} for d in (state, alphas))
     return Adapter(file, state, {}, {key: float(value) for key, value in alphas.items()})
 
 
