@@ -10,6 +10,7 @@ import pytest
 import torch
 from checkpoints import t5_text
 from contract import (
+    CPU,
     asks_as_diffusers,
     equals_diffusers,
     full_training_works,
@@ -22,6 +23,7 @@ from PIL import Image
 
 from text2video import video
 from text2video.errors import UsageError
+from text2video.families.base import Opening
 from text2video.families.export import deltas, export
 from text2video.families.lora import FILE
 from text2video.families.wan import Wan
@@ -249,6 +251,19 @@ def test_what_is_learned_depends_on_the_first_frame(made, make):
     assert (answers[0] - answers[1]).abs().max() > 1e-4
 
 
+@pytest.mark.parametrize("make", [wan21_image, wan21_first_last, wan22_image])
+def test_what_is_prepared_tells_the_same(made, make):
+    family, pipe = opened(made(make))
+    frames = torch.rand(2, 3, 5, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    x_0 = family.encode_video(pipe, frames).mean
+    encoder = family.open(made(make), CPU, torch.float32, opening=Opening(without=family.denoiser_names))
+    rows = [family.encode_image(encoder, one[None]) for one in frames]
+    stored = {f"image_{name}": torch.stack([row[name] for row in rows]) for name in rows[0]}
+    ahead, now = family.conditions(pipe, stored, x_0, []), family.conditions(pipe, {"video": frames}, x_0, [])
+    assert ahead.keys() == now.keys()
+    assert all(torch.equal(ahead[name], now[name]) for name in now)
+
+
 @pytest.mark.parametrize("make", [wan22, wan21_image, wan22_small])
 def test_full_training(made, few_clips, tmp_path, pictures, make):
     size = "32" if make is wan22_small else "16"
@@ -326,7 +341,7 @@ def test_what_it_cannot_do_is_said(made, pictures):
     with pytest.raises(UsageError, match="num_frames 6 is not 4k"):
         next(generate(*opened(made(wan21)), ["a"], Settings(**{**CALL, "num_frames": 6})))
     family, pipe = opened(made(wan21_image))
-    with pytest.raises(UsageError, match="leave out --load_tensors"):
+    with pytest.raises(UsageError, match="--save_image_latents, or leave out --load_tensors"):
         family.conditions(pipe, {"mean": torch.zeros(1)}, torch.zeros(1, 4, 2, 2, 2), [torch.Generator()])
     with pytest.raises(UsageError, match="height 24"):
         family.rules(pipe).check(Bucket(5, 24, 16))
