@@ -8,6 +8,8 @@ whose timesteps are any number in (0, num_timesteps]. A third, of continuous noi
 Samplers are diffusers schedulers, by name. `Schedule.from_scheduler` reads the schedule back from a saved one.
 """
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -97,6 +99,10 @@ class Schedule:
             return (u * self.num_timesteps).clamp(min=1e-3 * self.num_timesteps)
         return (u * self.num_timesteps).floor().clamp(0, self.num_timesteps - 1)
 
+    def at_size(self, shape: Sequence[int]) -> "Schedule":
+        """The schedule for what has this shape (frames, height, width): the same for all, in most."""
+        return self
+
     def sampler(self, name: str | None = None, prediction: str = "epsilon", clip: bool = True) -> Any:
         """A diffusers scheduler that samples along this schedule.
 
@@ -161,6 +167,29 @@ class Schedule:
         names = {theirs: ours for ours, theirs in BETAS.items()}
         # its own table: pretrained models begin and end their betas elsewhere, and some rescale them
         return cls(names[config.beta_schedule], config.num_train_timesteps, cumprod=scheduler.alphas_cumprod)
+
+
+class SizedFlow(Schedule):
+    """The straight path, shifted the more to noise the more numbers a video has (Esser et al. 2024, section 5.3.2).
+
+    The shift's logarithm lies on a straight line through two points. As it is added to the logit of a timestep, one
+    that is drawn logit-normal gets it as its mean.
+
+    Args:
+        few, many: positions in latents (frames x height x width).
+        at_few, at_many: logarithm of the shift there.
+    """
+
+    def __init__(
+        self, few: int = 1024, many: int = 4096, at_few: float = 0.95, at_many: float = 2.05, num_timesteps: int = 1000
+    ):
+        super().__init__("flow", num_timesteps)
+        self.few, self.at_few, self.slope = few, at_few, (at_many - at_few) / (many - few)
+
+    def at_size(self, shape: Sequence[int]) -> Schedule:
+        """With the shift for latents of this shape."""
+        log_shift = self.at_few + self.slope * (math.prod(shape) - self.few)
+        return Schedule("flow", self.num_timesteps, math.exp(log_shift))
 
 
 class EDM(Schedule):

@@ -21,8 +21,14 @@ from ..errors import ModelError
 from ..sizes import ALL, Rule, ShapeRules
 
 IMAGE = "AutoencoderKL"
+VIDEO = (
+    "AutoencoderKLCogVideoX",
+    "AutoencoderKLHunyuanVideo",
+    "AutoencoderKLHunyuanVideo15",
+    "AutoencoderKLLTXVideo",
+    "AutoencoderKLWan",
+)
 TEMPORAL = "AutoencoderKLTemporalDecoder"  # of Stable Video Diffusion
-VIDEO = ("AutoencoderKLCogVideoX", "AutoencoderKLHunyuanVideo", "AutoencoderKLLTXVideo", "AutoencoderKLWan")
 _FRAMES = 8  # frames that an image autoencoder takes at a time
 
 
@@ -36,6 +42,10 @@ class Latents:
     def sample(self, noise: Tensor) -> Tensor:
         """A draw `[B, C, t, h, w]` from standard normal noise of that shape."""
         return self.mean if self.logvar is None else self.mean + (self.logvar / 2).exp() * noise
+
+    def named(self) -> dict[str, Tensor]:
+        """Of one video `[1, ...]`, as it is stored: `mean` and, where there is one, `logvar`, `[C, t, h, w]`."""
+        return {"mean": self.mean[0]} | ({} if self.logvar is None else {"logvar": self.logvar[0]})
 
 
 @dataclass(frozen=True)
@@ -68,7 +78,8 @@ class Geometry:
             raise ModelError(
                 f"The codec is a {kind or 'model without a class'}. Known are {', '.join((IMAGE, TEMPORAL, *VIDEO))}."
             )
-        colours = config.get("in_channels", 3)
+        folded = (config.get("patch_size") or 1) ** 2 if kind == "AutoencoderKLWan" else 1  # pixels in its channels
+        colours = config.get("in_channels", 3) // folded
         if colours != 3:
             raise ModelError(f"The codec takes {colours} channels, and a video has 3 colours. Choose another codec.")
         channels = config.get("latent_channels") or config.get("z_dim")
