@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 from cyclopts.types import PositiveFloat, PositiveInt
 
-from ..config import RunConfig, read_yaml
+from ..config import RunConfig, preset_file, read_yaml
 from .sources import ANYWHERE, Source
 from .terminal import log_lines, passing_progress, say
 
@@ -21,6 +21,7 @@ def prepare(
     source: Source = ANYWHERE,
     layout: str | None = None,
     model: Path | None = None,
+    preset: str = "finetune",
     codec: Path | None = None,
     text_encoder: str | None = None,
     num_frames: PositiveInt | None = None,
@@ -52,6 +53,7 @@ def prepare(
         out: Folder for the result.
         layout: How the data set lies on disk; found out when not given.
         model: A run's YAML, or the folder of a model that will be trained on. Its options hold where no other is given.
+        preset: Of the training to come, whose frames, size and rate hold where a pretrained model is given.
         codec: Folder of a diffusers autoencoder; without it pixels are stored as they are.
         text_encoder: builtin, clip, t5, a Hugging Face name or a folder.
         num_frames: Frames of a training clip.
@@ -80,6 +82,7 @@ def prepare(
     config = configured(
         model,
         {"data": given, "model": {"codec": codec}, "text": {"text_encoder": text_encoder}, "train": {"device": device}},
+        preset,
     )
     from ..preparing.prepare import prepare as run
     from ..training.build import open_base, shape_rules
@@ -94,7 +97,7 @@ def prepare(
             num_gpus=num_gpus,
             engine=engine,
             remove_unused=remove_unused,
-            rules=shape_rules(config, open_base(config)) if config.data.buckets else None,
+            rules=shape_rules(config, open_base(config, trainable_only=True)) if config.data.buckets else None,
             on_done=on_done,
             on_checked=on_checked,
         )
@@ -102,9 +105,13 @@ def prepare(
     say(f"Train with the same options and --load_tensors {out}")
 
 
-def configured(model: Path | None, given: dict[str, dict[str, Any]]) -> RunConfig:
-    """The configuration of the run to come: the model's or YAML's, with what was given laid over it."""
-    from ..families.base import model_folder
+def configured(model: Path | None, given: dict[str, dict[str, Any]], preset: str = "finetune") -> RunConfig:
+    """The configuration of the run to come: the model's or YAML's, with what was given laid over it.
+
+    Args:
+        preset: of the run, where the model is a pretrained family's.
+    """
+    from ..families.base import family_of, model_folder
 
     values: dict[str, Any] = {}
     if model is not None and model.suffix in (".yaml", ".yml"):
@@ -116,7 +123,9 @@ def configured(model: Path | None, given: dict[str, dict[str, Any]]) -> RunConfi
         values = {"train": {"init_from": str(model)}, "data": {}}
         index = model_folder(model) / "model_index.json"
         told = json.loads(index.read_text(encoding="utf-8")) if index.is_file() else {}
-        values["data"] = {name: told[name] for name in ("num_frames", "height", "width") if name in told}
+        if told and family_of(index.parent).frozen:  # the same options as `train --model`
+            values["data"] = read_yaml(preset_file(preset))["data"]
+        values["data"] |= {name: told[name] for name in ("num_frames", "height", "width") if name in told}
     data = given["data"]
     if data["frame_size"] is not None:  # it stands for both, whatever the model says of either
         values.setdefault("data", {}).update(height=None, width=None)

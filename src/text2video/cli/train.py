@@ -39,8 +39,9 @@ def train(*tokens: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> None
     try:
         if note:
             logger.info(note)
-        with passing_progress("checking clips", "files") as report:
-            say(run(config, resume, report))
+        checking, embedding = passing_progress("checking clips", "files"), passing_progress("embedding", "captions")
+        with checking as on_checked, embedding as on_embedded:
+            say(run(config, resume, on_checked, on_embedded))
     except KeyboardInterrupt:
         if (config.output_dir / "run.yaml").is_file():
             logger.info("The run goes on with: text2video train --resume --output_dir %s", config.output_dir)

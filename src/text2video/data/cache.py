@@ -286,8 +286,8 @@ def write_table(path: Path, rows: Iterable[Mapping[str, Any]], schema: pa.Schema
 class CachedDataset(Dataset[dict[str, Any]]):
     """Clips of a cache for training, with the items and the order of `TextVideoDataset`.
 
-    An item has `mean` and `logvar` in place of `video`, where a codec was at work; else `video` in levels where that
-    loses nothing.
+    An item has `mean` and mostly `logvar` in place of `video`, where a codec was at work; else `video` in levels where
+    that loses nothing. What was stored of first frames is there as `image_mean` and the like.
 
     Args:
         cache: an open one.
@@ -321,6 +321,8 @@ class CachedDataset(Dataset[dict[str, Any]]):
         conditions = {name: tensors.pop(name) for name in list(tensors) if name.startswith("condition.")}
         caption = f"{self.cache.settings.caption_prefix} {draw_caption(clip, self.seed, epoch)}".strip()
         conditions = {name.removeprefix("condition."): value for name, value in conditions.items()}
+        if self.cache.settings.image_latents:
+            tensors |= {f"image_{name}": value for name, value in self.cache.image(number).items()}
         return {**tensors, "caption": caption, "id": clip.id, "conditions": conditions}
 
 

@@ -2,7 +2,7 @@
 
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,6 +36,7 @@ class RunData:
     captions: list[str]  # of the training clips, for the tokenizer
     notes: list[str]  # what became of the clips, in words
     shape: Bucket  # what the model makes when it is not told otherwise: the most frequent bucket
+    known: list[str] | None = None  # every caption that the run can meet, where they can be told
     cache: Cache | None = None  # where the frozen parts' work was done ahead
 
 
@@ -106,7 +107,11 @@ def open_data(
     counted = f"{len(train_clips)} clips to train on, {len(val_clips)} to validate"
     counts = Counter(own[clip.id] for clip in train_clips)
     shape = max(counts, key=lambda bucket: (counts[bucket], bucket)) if config.buckets else config.shape
-    return RunData(train, val, captions, [counted, *manifest.notes, *left_out], shape)
+    known = None
+    if kind is TextVideoDataset and not config.augment:  # both may make captions as they go
+        prefixed = {f"{config.caption_prefix} {caption}".strip() for clip in clips for caption in clip.captions}
+        known = ["", *sorted(prefixed - {""})]
+    return RunData(train, val, captions, [counted, *manifest.notes, *left_out], shape, known)
 
 
 def sampler_of(config: RunConfig, dataset: Any, rank: int = 0, world_size: int = 1) -> BucketSampler:
@@ -159,17 +164,23 @@ def open_prepared(config: DataConfig, folder: Path, seed: int, rules: ShapeRules
     shapes = Counter(Bucket(*train.shape(index)) for index in range(len(train)))
     for shape in shapes:
         rules.check(shape)
-    return RunData(train, val, captions, notes, max(shapes, key=lambda shape: (shapes[shape], shape)), cache)
+    return RunData(train, val, captions, notes, max(shapes, key=lambda shape: (shapes[shape], shape)), cache=cache)
 
 
 def encoded(family: Family, pipe: Any, items: dict[str, Any], device: torch.device) -> Latents:
-    """What a batch's videos were encoded to, ahead or now. Videos become floats on the device, in `items` too."""
+    """What a batch's videos were encoded to, ahead or now; `items` are on the device from then on, in floats."""
+    for name in tensors_of(items):
+        value = to_float(items[name].to(device, non_blocking=True))
+        items[name] = value.float() if value.is_floating_point() else value
     if "mean" in items:
-        mean, logvar = (items[name].to(device, non_blocking=True).float() for name in ("mean", "logvar"))
-        return Latents(mean, logvar)
-    items["video"] = to_float(items["video"].to(device, non_blocking=True))
+        return Latents(items["mean"], items.get("logvar"))
     with torch.no_grad():
         return family.encode_video(pipe, items["video"])
+
+
+def tensors_of(items: Mapping[str, Any]) -> list[str]:
+    """What of an item or a batch are tensors that were decoded or encoded."""
+    return [name for name in items if name in ("video", "mean", "logvar") or name.startswith("image_")]
 
 
 def batches(dataset: Any, sampler: BucketSampler, num_workers: int) -> Iterator[dict[str, Any]]:
@@ -194,11 +205,12 @@ def _ignore_interrupt(worker: int) -> None:
 
 def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Items of one shape -> a batch: `video` `[B, C, T, H, W]`, in floats or levels (see `to_float`), or `mean` and
-    `logvar` `[B, C, t, h, w]` where it was encoded ahead; `captions`, `ids`, stacked `conditions`."""
+    `logvar` `[B, C, t, h, w]` where it was encoded ahead, with `image_NAME` of first frames; `captions`, `ids`, stacked
+    `conditions`."""
     if len({item["video"].dtype for item in items if "video" in item}) > 1:  # stacked, levels would be taken for floats
         items = [item | {"video": to_float(item["video"])} for item in items]
     return {
-        **{name: torch.stack([i[name] for i in items]) for name in ("video", "mean", "logvar") if name in items[0]},
+        **{name: torch.stack([item[name] for item in items]) for name in tensors_of(items[0])},
         "captions": [item["caption"] for item in items],
         "ids": [item["id"] for item in items],
         "conditions": torch.utils.data.default_collate([item["conditions"] for item in items]),
