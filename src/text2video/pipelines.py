@@ -298,7 +298,9 @@ def link(source: str, target: str) -> None:
 def _class_in(folder: Path) -> tuple[str, str]:
     """Library and class of the part saved in a folder; the pipeline around it knows best."""
     index = folder.parent / "model_index.json"
-    library, kind = (json.loads(index.read_text(encoding="utf-8")) if index.is_file() else {}).get(folder.name, ("", ""))
+    library, kind = (json.loads(index.read_text(encoding="utf-8")) if index.is_file() else {}).get(
+        folder.name, ("", "")
+    )
     if library in ("diffusers", "transformers") or library.startswith("text2video."):
         return library, kind
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))

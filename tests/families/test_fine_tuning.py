@@ -61,9 +61,26 @@ def test_data_is_prepared_in_the_family_s_own_way(made, few_clips, prepared):
     torch.set_num_threads(1)  # as it encodes
     cache = Cache.open(prepared)
     for caption in ("", cache.clips[0].captions[0]):
-        assert torch.equal(cache.embedding(caption)["encoder_hidden_states"], family.encode_text(pipe, {}, [caption])["encoder_hidden_states"][0])
+        assert torch.equal(
+            cache.embedding(caption)["encoder_hidden_states"],
+            family.encode_text(pipe, {}, [caption])["encoder_hidden_states"][0],
+        )
     with pytest.raises(UsageError, match=r"height is 32, prepared was 16"):
-        trained(made(modelscope), few_clips, prepared.parent / "run", "--load_tensors", str(prepared), "--num_frames", "4", "--frame_size", "32", "--fps", "null", "--data_dir", "null")
+        trained(
+            made(modelscope),
+            few_clips,
+            prepared.parent / "run",
+            "--load_tensors",
+            str(prepared),
+            "--num_frames",
+            "4",
+            "--frame_size",
+            "32",
+            "--fps",
+            "null",
+            "--data_dir",
+            "null",
+        )
 
 
 def test_the_text_encoder_leaves_memory_and_nothing_changes(made, few_clips, tmp_path, monkeypatch):
@@ -71,7 +88,9 @@ def test_the_text_encoder_leaves_memory_and_nothing_changes(made, few_clips, tmp
     flags = (*RUN, "--sample_steps", "2", "--num_samples", "1", "--num_inference_steps", "2")
     told, encoders = [], []
     whole = Trainer.loop
-    monkeypatch.setattr(Trainer, "loop", lambda self, *args: (encoders.append(self.pipe.text_encoder), whole(self, *args)))
+    monkeypatch.setattr(
+        Trainer, "loop", lambda self, *args: (encoders.append(self.pipe.text_encoder), whole(self, *args))
+    )
     trained(made(modelscope), few_clips, tmp_path / "without", *flags)
     monkeypatch.setattr(module, "embed_ahead", lambda *args: told.append(args))
     trained(made(modelscope), few_clips, tmp_path / "with", *flags)
@@ -85,10 +104,14 @@ def test_the_text_encoder_leaves_memory_and_nothing_changes(made, few_clips, tmp
     assert np.array_equal(*(video.read(file).frames for file in files))
 
 
-def test_captions_that_are_made_as_they_go_keep_the_text_encoder(made, few_clips, tmp_path):
-    tokens = ["--model", str(made(modelscope)), "--data_dir", str(few_clips), *FLAGS, "--augment", "--device", "cpu"]
-    trainer = Trainer(RunConfig.build({}, [*tokens, "--output_dir", str(tmp_path)]))
-    assert trainer.pipe.text_encoder is not None
+def test_captions_that_are_made_as_they_go_or_are_too_many_keep_the_text_encoder(
+    made, few_clips, tmp_path, monkeypatch
+):
+    tokens = ["--model", str(made(modelscope)), "--data_dir", str(few_clips), *FLAGS, "--device", "cpu"]
+    tokens += ["--output_dir", str(tmp_path)]
+    assert Trainer(RunConfig.build({}, [*tokens, "--augment"])).pipe.text_encoder is not None
+    monkeypatch.setattr("text2video.training.embedding.ROOM", 100)
+    assert Trainer(RunConfig.build({}, tokens)).pipe.text_encoder is not None
 
 
 @pytest.mark.parametrize("adapter", [("--lora", "--rank", "2", "--lora_dropout", "0.3"), ()], ids=["lora", "full"])
@@ -102,7 +125,9 @@ def test_a_resumed_run_is_the_unbroken_one(made, few_clips, tmp_path, adapter):
     assert losses(tmp_path / "parts", kinds) == losses(tmp_path / "whole", kinds)
     assert len(losses(tmp_path / "whole", kinds)) == 8
     for file in ("weights", "ema"):
-        one, other = (load_file(tmp_path / run / "checkpoints" / "000004" / f"{file}.safetensors") for run in ("whole", "parts"))
+        one, other = (
+            load_file(tmp_path / run / "checkpoints" / "000004" / f"{file}.safetensors") for run in ("whole", "parts")
+        )
         assert one.keys() == other.keys()
         assert all(torch.equal(value, other[name]) for name, value in one.items())
     (first,), (second,) = (

@@ -25,7 +25,9 @@ LORA = (*FLAGS, "--lora", "--rank", "2")
 
 def config(folder: Path, clips: Path, output: Path, *flags: str) -> RunConfig:
     tokens = ["--model", str(folder), "--data_dir", str(clips), "--output_dir", str(output), *LORA, "--device", "cpu"]
-    return RunConfig.build({}, [*tokens, "--mixed_precision", "no", "--num_workers", "0", "--sample_steps", "0", *flags])
+    return RunConfig.build(
+        {}, [*tokens, "--mixed_precision", "no", "--num_workers", "0", "--sample_steps", "0", *flags]
+    )
 
 
 def transformer() -> nn.Module:
@@ -109,7 +111,9 @@ def test_layers_hold_fp8_and_gradients_stay_about_the_same():
     whole = gradients(transformer())
     model = transformer()
     cast_layers([model], torch.float32)
-    held = {parameter.dtype for name, parameter in model.blocks.named_parameters() if name.endswith("base_layer.weight")}
+    held = {
+        parameter.dtype for name, parameter in model.blocks.named_parameters() if name.endswith("base_layer.weight")
+    }
     assert held == {torch.float8_e4m3fn}
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters() if parameter.requires_grad)
     for one, other in zip(gradients(model), whole, strict=True):
@@ -132,7 +136,9 @@ def test_a_run_with_layerwise_casting_learns_and_generates(made, few_clips, tmp_
 
 def test_the_frozen_base_is_bf16_and_the_adapter_float32(made, few_clips, tmp_path):
     flags = ("--mixed_precision", "bf16", "--max_steps", "1", "--eval_steps", "1", "--val_fraction", "0.3")
-    trainer = Trainer(config(made(modelscope), few_clips, tmp_path / "run", *flags, "--gradient_checkpointing", "false"))
+    trainer = Trainer(
+        config(made(modelscope), few_clips, tmp_path / "run", *flags, "--gradient_checkpointing", "false")
+    )
     kinds = {p.requires_grad: p.dtype for p in trainer.pipe.unet.parameters()}
     assert kinds == {True: torch.float32, False: torch.bfloat16}
     trainer.run()

@@ -42,7 +42,7 @@ def quantizers(kind: Quantization, names: Iterable[str], dtype: torch.dtype) -> 
 
         own = {"int8": quantization.Int8WeightOnlyConfig, "fp8": quantization.Float8WeightOnlyConfig}[kind]
         config = TorchAoConfig(own())
-    return PipelineQuantizationConfig(quant_mapping=dict.fromkeys(names, config))
+    return PipelineQuantizationConfig(quant_mapping={name: config for name in names})  # noqa: C420 - its type
 
 
 def is_quantized(module: nn.Module) -> bool:
