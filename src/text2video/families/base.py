@@ -15,9 +15,16 @@ from ..errors import ModelError, UsageError
 from ..models.codecs import Latents
 from ..sizes import Bucket, ShapeRules
 from . import lora
+from .precision import Quantization, cast_layers
 
 # Pipeline class in model_index.json -> module and class of its family.
 FAMILIES = {
+    "CogVideoXImageToVideoPipeline": "cogvideox:CogVideoX",
+    "CogVideoXPipeline": "cogvideox:CogVideoX",
+    "CogVideoXVideoToVideoPipeline": "cogvideox:CogVideoX",
+    "LTXConditionPipeline": "ltx_video:LTXVideo",
+    "LTXImageToVideoPipeline": "ltx_video:LTXVideo",
+    "LTXPipeline": "ltx_video:LTXVideo",
     "TextToVideoPipeline": "native:NativeFamily",
     "TextToVideoSDPipeline": "modelscope:ModelScope",
     "VideoToVideoSDPipeline": "modelscope:ModelScope",
@@ -26,6 +33,13 @@ FAMILIES = {
     "AnimateDiffVideoToVideoPipeline": "animatediff:AnimateDiff",
     "AnimateDiffControlNetPipeline": "animatediff:AnimateDiff",
     "TextToVideoZeroPipeline": "zero:TextToVideoZero",
+    "WanPipeline": "wan:Wan",
+    "WanImageToVideoPipeline": "wan:Wan",
+    "WanVideoToVideoPipeline": "wan:Wan",
+    "HunyuanVideo15Pipeline": "hunyuan:HunyuanVideo",
+    "HunyuanVideo15ImageToVideoPipeline": "hunyuan:HunyuanVideo",
+    "StableVideoDiffusionPipeline": "svd:StableVideoDiffusion",
+    "TextStableVideoDiffusionPipeline": "svd:StableVideoDiffusion",
 }
 # Pipeline class in model_index.json -> another that its folder can be opened as, where that one is named.
 OTHERWISE = {"StableDiffusionPipeline": "TextToVideoZeroPipeline"}
@@ -78,6 +92,9 @@ class Opening:
             compute (`group`), or each layer (`sequential`): less memory from left to right, and slower.
         lora: adapters, each a run's folder or a safetensors file.
         parts: further parts by the name that the family gives them, such as `motion_adapter`: -> folder.
+        without: components that are not needed, and left out of memory.
+        quantize: how the denoisers' weights are held, see `precision`; None: in the pipeline's own precision.
+        layerwise_casting: hold the denoisers' weights as fp8, and cast them while a layer computes.
         pipeline: class of diffusers to open the folder as, in place of the one that it names.
     """
 
@@ -85,6 +102,9 @@ class Opening:
     offload: Offload = "none"
     lora: Sequence[Path] = ()
     parts: Mapping[str, Path] = field(default_factory=dict)
+    without: Sequence[str] = ()
+    quantize: Quantization | None = None
+    layerwise_casting: bool = False
     pipeline: str | None = None
 
 
@@ -112,6 +132,17 @@ class Family(Protocol):
     @property
     def options(self) -> frozenset[str]:
         """Names of sampling options that only some families have, such as `motion_bucket_id`."""
+        ...
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Components whose work `embed`, `encode_video` and `encode_image` do ahead of training; none where codec and
+        text encoder are the run's own choice."""
+        ...
+
+    @property
+    def denoiser_names(self) -> tuple[str, ...]:
+        """Components that predict."""
         ...
 
     @property
@@ -181,8 +212,18 @@ class Family(Protocol):
         """Captions -> condition of the denoiser."""
         ...
 
+    def embed(self, pipe: Any, caption: str) -> dict[str, Tensor]:
+        """What the denoiser is told of one caption: name -> tensor without a batch axis. Needs the tokenizers and the
+        components named `text_encoder...` only."""
+        ...
+
     def encode_video(self, pipe: Any, video: Tensor) -> Latents:
         """`[B, 3, T, H, W]` in [-1, 1] -> what is denoised, `[B, C, t, h, w]`, normalised."""
+        ...
+
+    def encode_image(self, pipe: Any, video: Tensor) -> dict[str, Tensor]:
+        """What `conditions` needs of the first frame, or of the video `[1, 3, T, H, W]`, to be stored ahead of
+        training: name -> tensor without a batch axis. There it is found in `items` as `image_NAME`."""
         ...
 
     def conditions(
@@ -191,7 +232,9 @@ class Family(Protocol):
         """What else the denoiser is told of a batch besides its captions, such as the latents of first frames.
 
         Args:
-            items: of the loader: `video` `[B, 3, T, H, W]`, or what was encoded ahead.
+            items: of the loader: `video` `[B, 3, T, H, W]` in [-1, 1] on the device; or what was encoded ahead:
+                `mean` and `logvar` `[B, C, t, h, w]`, and where `--save_image_latents` was given, `image_NAME` for
+                each tensor of `encode_image`.
             x_0: `[B, C, t, h, w]`, what is denoised.
             generators: one for each clip, for whatever is drawn.
         """
@@ -215,13 +258,17 @@ class Family(Protocol):
 
         Args:
             on_step: called with (steps done, steps).
-            settings: the fields of `Defaults` except fps; `image`, `last_image` uint8 `[H, W, 3]`, `video` uint8
+            settings: the fields of `Defaults`; `image`, `last_image` uint8 `[H, W, 3]`, `video` uint8
                 `[T, H, W, 3]` and `strength` where they were given; the family's own `options`.
         """
         ...
 
     def adapt(self, pipe: Any, shape: Bucket, fps: float | None) -> None:
         """What it is going to be trained on: what it makes from then on when it is not told otherwise."""
+        ...
+
+    def use_text_encoder(self, pipe: Any, name: str) -> Any:
+        """The pipeline, with another text encoder whose texts it is going to be trained to follow."""
         ...
 
     def use_sampler(self, pipe: Any, name: str) -> None:
@@ -272,7 +319,12 @@ def open_model(
 
     Raises:
         ModelError: there is none, or an adapter fits nothing in it.
+        UsageError: it cannot be opened in that way.
     """
+    if opening.layerwise_casting and opening.offload in ("group", "sequential"):
+        raise UsageError(
+            f"--layerwise_casting holds weights in one way and --offload {opening.offload} in another: leave out one."
+        )
     folder, adapters = model_folder(path), list(opening.lora)
     if base := lora.base_of(folder):
         opening = replace(opening, parts={**lora.parts_of(folder), **opening.parts})
@@ -286,6 +338,8 @@ def open_model(
     for number, adapter in enumerate(adapters):
         file = adapter if adapter.is_file() else model_folder(adapter)
         lora.apply(modules, lora.read(file, pipe), f"lora{number}")
+    if opening.layerwise_casting:
+        cast_layers(family.denoisers(pipe).values(), dtype or own_dtype(family, device))
     return family, pipe
 
 

@@ -85,6 +85,9 @@ def add(
             inject_adapter_in_model(config, module, adapter_name=NAME)
         except ValueError as error:
             raise UsageError(f"No adapter can be added to {name}: {error} Name other layers by --targets.") from None
+        for parameter in module.parameters():
+            if parameter.requires_grad:  # in bf16, small steps would be lost
+                parameter.data = parameter.data.float()
 
 
 def weights(modules: Mapping[str, nn.Module], name: str = NAME) -> dict[str, Tensor]:
