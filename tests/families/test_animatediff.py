@@ -21,6 +21,7 @@ from contract import (
     trained,
 )
 from safetensors.torch import save_file
+from test_fine_tuning import losses
 
 from text2video import video
 from text2video.errors import ModelError, UsageError
@@ -203,6 +204,20 @@ def test_its_frozen_parts_can_stay_on_the_disk(made, tmp_path):
     assert torch.equal(told, other.embed(whole, "a red circle")["encoder_hidden_states"])
     family.save(pipe, tmp_path / "saved")
     assert not learned(whole, opened(tmp_path / "saved")[1], "unet")
+
+
+def test_prepared_data_gives_the_losses_of_the_clips(made, few_clips, tmp_path):
+    from text2video.cli.main import run
+
+    images, out = made(stable_diffusion), tmp_path / "prepared"
+    (tmp_path / "run.yaml").write_text(f"train: {{init_from: {images}, device: cpu}}\n", encoding="utf-8")
+    assert run(["data", "prepare", str(few_clips), str(out), "--model", str(tmp_path / "run.yaml"), *FLAGS]) == 0
+    flags = (*FLAGS, "--fps", "null", "--motion_adapter", str(made(motion_adapter)))
+    trained(images, few_clips, tmp_path / "clips", *flags)
+    trained(images, few_clips, tmp_path / "tensors", *flags, "--load_tensors", str(out), "--data_dir", "null")
+    live, ahead = (losses(tmp_path / name) for name in ("clips", "tensors"))
+    assert len(live) == 3
+    assert ahead == pytest.approx(live, rel=1e-5)
 
 
 def test_only_motion_modules_learn(made, few_clips, tmp_path):
