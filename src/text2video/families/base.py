@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -21,7 +22,10 @@ FAMILIES = {
     "TextToVideoPipeline": "native:NativeFamily",
     "TextToVideoSDPipeline": "modelscope:ModelScope",
     "VideoToVideoSDPipeline": "modelscope:ModelScope",
+    "OpenSoraPipeline": "opensora:OpenSora",
 }
+# `model_type` of published parts that come without a model_index.json -> the pipeline class that they make.
+IN_PARTS = {"STDiT3": "OpenSoraPipeline", "VideoAutoencoderPipeline": "OpenSoraPipeline"}
 Task = Literal["text-to-video", "image-to-video", "video-to-video"]
 Offload = Literal["none", "model", "sequential", "group"]
 
@@ -215,19 +219,32 @@ def family_of(path: Path) -> Family:
         ModelError: it is no model folder, or of a family that is not known.
     """
     index = path / "model_index.json"
-    if not index.is_file():
+    kind = _class_in(index) if index.is_file() else _class_of_parts(path)
+    if kind is None:
         raise ModelError(
             f"{str(path)!r} is no model: it has no model_index.json. Give a run's folder, its `final` folder, "
             "or another diffusers folder."
         )
-    try:
-        kind = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
-    except (ValueError, AttributeError):
-        raise ModelError(f"{index} is damaged: it is no JSON object. Save the model again.") from None
     if kind not in FAMILIES:
         raise ModelError(f"The model in {str(path)!r} is a {kind}. Known are {', '.join(FAMILIES)}.")
     module, name = FAMILIES[kind].split(":")
     return getattr(import_module(f".{module}", __package__), name)()
+
+
+def _class_in(index: Path) -> str:
+    try:
+        return str(json.loads(index.read_text(encoding="utf-8")).get("_class_name"))
+    except (ValueError, AttributeError):
+        raise ModelError(f"{index} is damaged: it is no JSON object. Save the model again.") from None
+
+
+def _class_of_parts(path: Path) -> str | None:
+    """The pipeline class of a folder with published parts, or of one part's folder."""
+    for config in (path / "transformer" / "config.json", path / "config.json"):
+        with suppress(OSError, ValueError, AttributeError):
+            if kind := IN_PARTS.get(json.loads(config.read_text(encoding="utf-8")).get("model_type")):
+                return kind
+    return None
 
 
 def open_model(

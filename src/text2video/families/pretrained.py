@@ -76,12 +76,10 @@ class PretrainedFamily:
         Raises:
             ModelError: the folder does not hold all of it.
         """
-        import diffusers
-
-        index = json.loads((path / "model_index.json").read_text(encoding="utf-8"))
+        index = self.index(path)
         left = {name: path / name for name in self.frozen if trainable_only and (index.get(name) or [None])[0]}
         try:
-            pipe = getattr(diffusers, index["_class_name"]).from_pretrained(
+            pipe = self.pipeline(index["_class_name"]).from_pretrained(
                 path,
                 dtype=dtype,
                 variant=opening.variant,
@@ -102,6 +100,16 @@ class PretrainedFamily:
         leave_on_disk(pipe, left)
         pipe.source = path
         return placed(pipe, device, opening.offload)
+
+    def index(self, path: Path) -> dict[str, Any]:
+        """What model_index.json says: the pipeline's class, and library and class of each part."""
+        return json.loads((path / "model_index.json").read_text(encoding="utf-8"))
+
+    def pipeline(self, name: str) -> Any:
+        """The pipeline's class of that name."""
+        import diffusers
+
+        return getattr(diffusers, name)
 
     def components(self, path: Path, dtype: torch.dtype, opening: Opening) -> dict[str, Any]:
         """Components that are not in the folder, or not to be opened as it says. Raises UsageError on unknown parts."""
@@ -241,16 +249,12 @@ class PretrainedFamily:
 
     def runner(self, pipe: Any, task: Task) -> Any:
         """The diffusers pipeline that does a task with the components of `pipe`."""
-        import diffusers
-
-        kind = getattr(diffusers, self.pipelines[task])
+        kind = self.pipeline(self.pipelines[task])
         return pipe if type(pipe) is kind else kind.from_pipe(pipe, dtype=None)
 
     def arguments(self, pipe: Any, task: Task, settings: Mapping[str, Any]) -> dict[str, Any]:
         """What the task's pipeline is called with; settings that it does not know are those that its inputs fix."""
-        import diffusers
-
-        known = inspect.signature(getattr(diffusers, self.pipelines[task]).__call__).parameters
+        known = inspect.signature(self.pipeline(self.pipelines[task]).__call__).parameters
         given = {name: value for name, value in settings.items() if name in known}
         for name in ("image", "last_image"):
             if name in given:

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from text2video.models.opensora import OpenSoraTransformer
 from text2video.models.opensora_vae import OpenSoraVAE
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent / "models"
 TRANSFORMER = {"depth": 2, "hidden_size": 32, "num_heads": 2, "caption_channels": 12, "model_max_length": 6}
 VAE_2D = {"block_out_channels": (8, 8, 8, 8), "layers_per_block": 1, "norm_num_groups": 4, "micro_batch_size": 4}
 VAE_TEMPORAL = {"filters": 8, "num_res_blocks": 1, "num_groups": 4}
