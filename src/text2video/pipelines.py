@@ -282,7 +282,7 @@ def save(pipe: Any, folder: Path) -> None:
 def link(source: str, target: str) -> None:
     """The same file by a second name, which takes no room; a copy where the file system knows no links."""
     try:
-        os.link(source, target)
+        os.link(Path(source).resolve(), target)  # a downloaded file is itself a link, to a place relative to its own
     except OSError:
         shutil.copy2(source, target)
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from text2video.data import shapes
 from text2video.errors import ModelError, UsageError
-from text2video.families.base import family_of
+from text2video.families.base import family_of, model_folder
 from text2video.families.opensora_pipeline import OpenSoraPipeline, first_given, shift
 from text2video.generation import Settings, generate
 from text2video.sizes import Bucket
@@ -206,20 +206,46 @@ def test_what_it_cannot_do_is_said(made, tmp_path):
         family.use_sampler(pipe, "ddim")
 
 
-def test_missing_parts_are_named_with_the_commands_that_fetch_them(made, tmp_path):
+def test_missing_parts_are_named_with_the_commands_that_fetch_them(made, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     whole, part = made(opensora), tmp_path / "model"
     shutil.copytree(whole, part)
     shutil.rmtree(part / "vae")
-    with pytest.raises(
-        ModelError, match=r"hf download hpcai-tech/OpenSora-VAE-v1\.2 --local-dir \S+model/vae"
-    ) as error:
+    with pytest.raises(ModelError, match=r"vae of \S+model\S+ cannot be found.*by: hf download \S+-VAE-v1\.2$"):
         opened(part)
-    assert "STDiT" not in str(error.value)
-    shutil.copytree(whole / "transformer", tmp_path / "STDiT-v3")
-    with pytest.raises(ModelError, match=r"is one part of Open-Sora.*OpenSora-STDiT-v3.*text_encoder.*'opensora'"):
-        opened(tmp_path / "STDiT-v3")
+    shutil.rmtree(part / "tokenizer")
+    with pytest.raises(ModelError, match=r'vae and tokenizer of .*; hf download PixArt\S+ --include "tokenizer/\*"$'):
+        opened(part)
     with pytest.raises(ModelError, match=r"no model_index\.json"):
         family_of(tmp_path)
     (part / "vae").mkdir()
+    (part / "tokenizer").mkdir()
     with pytest.raises(ModelError, match=r"opensora model in .* cannot be opened"):
         opened(part)
+
+
+def test_downloaded_parts_are_found_by_the_transformer_s_name(made, tmp_path, monkeypatch):
+    def download(repository: str, *folders: tuple[str, str]) -> None:
+        """Lay folders where the hub's own client would."""
+        home = tmp_path / "cache" / f"models--{repository.replace('/', '--')}"
+        for source, target in folders:
+            shutil.copytree(made(opensora) / source, home / "snapshots" / "abc" / target, dirs_exist_ok=True)
+        (home / "refs").mkdir()
+        (home / "refs" / "main").write_text("abc")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(ModelError, match="hf download hpcai-tech/OpenSora-STDiT-v3"):
+        opened(model_folder("hpcai-tech/OpenSora-STDiT-v3"))
+    download("hpcai-tech/OpenSora-STDiT-v3", ("transformer", "."))
+    with pytest.raises(ModelError, match=r"hpcai-tech/OpenSora-VAE-v1\.2; hf download PixArt"):
+        opened(model_folder("OpenSora-STDiT-v3"))
+    download("hpcai-tech/OpenSora-VAE-v1.2", ("vae", "."))
+    text = [(part, part) for part in ("text_encoder", "tokenizer")]
+    download("PixArt-alpha/pixart_sigma_sdxlvae_T5_diffusers", *text)
+    (found,) = generate(*opened(model_folder("OpenSora-STDiT-v3")), ["a red circle"], SMALL)
+    (usual,) = generate(*opened(made(opensora)), ["a red circle"], SMALL)
+    assert np.array_equal(found.frames, usual.frames)
+    family, pipe = opened(model_folder("OpenSora-STDiT-v3"))
+    family.save(pipe, tmp_path / "saved")
+    (again,) = generate(*opened(tmp_path / "saved"), ["a red circle"], SMALL)
+    assert np.array_equal(again.frames, usual.frames)

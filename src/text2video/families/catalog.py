@@ -21,8 +21,10 @@ def on_this_machine(repository: str) -> Path | None:
     """The folder of a model in the Hugging Face cache; None where it is not, or not its index."""
     from huggingface_hub import try_to_load_from_cache
 
-    index = try_to_load_from_cache(repository, "model_index.json")
-    return Path(index).parent if isinstance(index, str) else None
+    for index in ("model_index.json", "config.json"):  # a part published by itself has the second alone
+        if isinstance(found := try_to_load_from_cache(repository, index), str):
+            return Path(found).parent
+    return None
 
 
 def named(name: str) -> Path | None:

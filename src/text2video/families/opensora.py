@@ -4,6 +4,7 @@ Of the published versions this one is read: transformer and autoencoder are smal
 line by line, and all its parts are open (Apache-2.0). It was published in parts, each in a repository of its own.
 """
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,22 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from ..diffusion.schedules import Schedule
-from ..errors import ModelError, UsageError
+from ..errors import UsageError
 from ..models.codecs import Latents
+from ..pipelines import link
 from ..sizes import ShapeRules
 from .base import Defaults, Published, Task
 from .opensora_pipeline import OpenSoraPipeline, first_given, shift, velocity
 from .pretrained import PretrainedFamily
 
-# Folder of a part -> the command that fetches it there.
-PARTS = {
-    "transformer": "hf download hpcai-tech/OpenSora-STDiT-v3 --local-dir {folder}/transformer",
-    "vae": "hf download hpcai-tech/OpenSora-VAE-v1.2 --local-dir {folder}/vae",
-    "text_encoder": "hf download PixArt-alpha/pixart_sigma_sdxlvae_T5_diffusers --include 'text_encoder/*' "
-    "--local-dir {folder}",
-    "tokenizer": "hf download PixArt-alpha/pixart_sigma_sdxlvae_T5_diffusers --include 'tokenizer/*' "
-    "--local-dir {folder}",
-}
 FIRST_GIVEN = 0.25  # of the clips: about as many of the published training had given frames, nearly all the first
 
 
@@ -49,25 +42,15 @@ class OpenSora(PretrainedFamily):
         return OpenSoraPipeline
 
     def index(self, path: Path) -> dict[str, Any]:
-        """The published parts come without a model_index.json; the folders say it all.
-
-        Raises:
-            ModelError: some are missing; it says how to fetch them.
-        """
-        missing = [part for part in PARTS if not (path / part).is_dir()]
-        if not missing:
-            return {"_class_name": "OpenSoraPipeline"}
-        alone = (path / "model.safetensors").is_file()  # the folder of one part
-        folder = path.parent if alone and path.name in PARTS else Path("opensora") if alone else path
-        commands = "; ".join(PARTS[part].format(folder=folder) for part in missing if not (folder / part).is_dir())
-        raise ModelError(
-            f"{str(path)!r} is {'one part' if alone else 'a part'} of Open-Sora, which is published in parts. A folder "
-            f"with {', '.join(PARTS)} is needed. Fetch what is missing: {commands}. Then give {str(folder)!r}."
-        )
+        """Its parts are published without a model_index.json."""
+        return {"_class_name": "OpenSoraPipeline"}
 
     def save(self, pipe: Any, folder: Path) -> None:
         """The transformer, links to all that did not change, and a model_index.json."""
-        super().save(pipe, folder)
+        for part in pipe.parts.keys() - self.trainable(pipe).keys():
+            shutil.copytree(pipe.parts[part], folder / part, copy_function=link, dirs_exist_ok=True)
+        for name, module in self.trainable(pipe).items():
+            module.save_pretrained(folder / name, safe_serialization=True)  # pyright: ignore[reportCallIssue]
         pipe.save_config(folder)
 
     def rules(self, pipe: Any) -> ShapeRules:

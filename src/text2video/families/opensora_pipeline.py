@@ -17,11 +17,19 @@ from torch import Tensor
 
 from ..diffusion.guidance import guided, sample
 from ..diffusion.objectives import expand
+from ..errors import ModelError
 from ..models.opensora import OpenSoraTransformer
 from ..models.opensora_vae import OpenSoraVAE
 from ..pipelines import TextToVideoOutput
 from ..sizes import Rule, ShapeRules
 
+# Part -> the repository that it was published in, the folder there, and the file that says what it is.
+PARTS = {
+    "transformer": ("hpcai-tech/OpenSora-STDiT-v3", "", "config.json"),
+    "vae": ("hpcai-tech/OpenSora-VAE-v1.2", "", "config.json"),
+    "text_encoder": ("PixArt-alpha/pixart_sigma_sdxlvae_T5_diffusers", "text_encoder/", "config.json"),
+    "tokenizer": ("PixArt-alpha/pixart_sigma_sdxlvae_T5_diffusers", "tokenizer/", "tokenizer_config.json"),
+}
 QUALITY = "aesthetic score:"  # how the captions of its training say how good a clip looks, on a scale to 10
 STILL_FPS = 120.0  # the frame rate that a single picture had in training
 
@@ -44,20 +52,24 @@ class OpenSoraPipeline(DiffusionPipeline):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> "OpenSoraPipeline":
-        """The pipeline in a folder with transformer/, vae/, text_encoder/ and tokenizer/, as they were published or as
-        `save_pretrained` writes them. Its scheduler is Euler's: nothing of it has to be stored."""
+        """The pipeline whose parts `part_folders` finds. Its scheduler is Euler's: nothing of it has to be stored.
+
+        Raises:
+            ModelError: parts are missing.
+        """
         from transformers import AutoTokenizer, T5EncoderModel
 
-        folder, dtype = Path(pretrained_model_name_or_path), kwargs.get("dtype") or torch.float32
-        return cls(
-            OpenSoraTransformer.from_pretrained(folder / "transformer", torch_dtype=dtype, use_safetensors=True),
-            OpenSoraVAE.from_pretrained(folder / "vae", torch_dtype=dtype, use_safetensors=True),
-            T5EncoderModel.from_pretrained(
-                folder / "text_encoder", dtype=dtype, variant=kwargs.get("variant"), use_safetensors=True
-            ),
-            AutoTokenizer.from_pretrained(folder / "tokenizer"),
+        parts = part_folders(Path(pretrained_model_name_or_path))
+        dtype, variant = kwargs.get("dtype") or torch.float32, kwargs.get("variant")
+        pipe = cls(
+            OpenSoraTransformer.from_pretrained(parts["transformer"], torch_dtype=dtype, use_safetensors=True),
+            OpenSoraVAE.from_pretrained(parts["vae"], torch_dtype=dtype, use_safetensors=True),
+            T5EncoderModel.from_pretrained(parts["text_encoder"], dtype=dtype, variant=variant, use_safetensors=True),
+            AutoTokenizer.from_pretrained(parts["tokenizer"]),
             FlowMatchEulerDiscreteScheduler(),
         )
+        pipe.parts = parts
+        return pipe
 
     @property
     def rules(self) -> ShapeRules:
@@ -164,6 +176,34 @@ class OpenSoraPipeline(DiffusionPipeline):
         if output_type != "pt":
             frames = frames.permute(0, 1, 3, 4, 2).cpu().numpy()  # [B, T, H, W, 3]
         return [self.numpy_to_pil(video) for video in frames] if output_type == "pil" else frames
+
+
+def part_folders(path: Path) -> dict[str, Path]:
+    """Part -> its folder: one of that name in `path`, `path` itself where that is the transformer's, or where the
+    part's repository was downloaded to.
+
+    Raises:
+        ModelError: parts are in none of these places; it says how to fetch them.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    found = {part: path / part for part in PARTS if (path / part).is_dir()}
+    if "transformer" not in found and (path / "model.safetensors").is_file():
+        found["transformer"] = path
+    for part, (repository, folder, file) in PARTS.items():
+        if part not in found and isinstance(cached := try_to_load_from_cache(repository, folder + file), str):
+            found[part] = Path(cached).parent
+    if missing := [part for part in PARTS if part not in found]:
+        commands = [_fetch(*PARTS[part][:2]) for part in missing]
+        raise ModelError(
+            f"Open-Sora is published in parts, and {' and '.join(missing)} of {str(path)!r} cannot be found. Put them "
+            f"into folders of these names there, or fetch them by: {'; '.join(commands)}"
+        )
+    return found
+
+
+def _fetch(repository: str, folder: str) -> str:
+    return f'hf download {repository} --include "{folder}*"' if folder else f"hf download {repository}"
 
 
 def velocity(transformer: Any, x_t: Tensor, t: Tensor, condition: Mapping[str, Any], strides: Sequence[int]) -> Tensor:
