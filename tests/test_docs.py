@@ -67,6 +67,7 @@ OF_PROGRAMS = {
     "cpu",
     "nproc_per_node",
     "logdir",
+    "include",
     "learn",
     "no-deps",
     "channels",

@@ -211,15 +211,17 @@ def test_missing_parts_are_named_with_the_commands_that_fetch_them(made, tmp_pat
     whole, part = made(opensora), tmp_path / "model"
     shutil.copytree(whole, part)
     shutil.rmtree(part / "vae")
-    with pytest.raises(ModelError, match=r"vae of \S+model\S+ cannot be found.*by: hf download \S+-VAE-v1\.2$"):
+    with pytest.raises(ModelError, match=r"cannot be found: vae\. .*by: hf download \S+-VAE-v1\.2$"):
         opened(part)
     shutil.rmtree(part / "tokenizer")
-    with pytest.raises(ModelError, match=r'vae and tokenizer of .*; hf download PixArt\S+ --include "tokenizer/\*"$'):
-        opened(part)
+    shutil.rmtree(part / "text_encoder")
+    with pytest.raises(ModelError, match=r'; hf download PixArt\S+ --include "text_encoder/\*" "tokenizer/\*"$'):
+        opened(part / "transformer")
     with pytest.raises(ModelError, match=r"no model_index\.json"):
         family_of(tmp_path)
     (part / "vae").mkdir()
     (part / "tokenizer").mkdir()
+    (part / "text_encoder").mkdir()
     with pytest.raises(ModelError, match=r"opensora model in .* cannot be opened"):
         opened(part)
 
@@ -243,7 +245,7 @@ def test_downloaded_parts_are_found_by_the_transformer_s_name(made, tmp_path, mo
     text = [(part, part) for part in ("text_encoder", "tokenizer")]
     download("PixArt-alpha/pixart_sigma_sdxlvae_T5_diffusers", *text)
     (found,) = generate(*opened(model_folder("OpenSora-STDiT-v3")), ["a red circle"], SMALL)
-    (usual,) = generate(*opened(made(opensora)), ["a red circle"], SMALL)
+    (usual,) = generate(*opened(made(opensora) / "vae"), ["a red circle"], SMALL)  # a part means its pipeline
     assert np.array_equal(found.frames, usual.frames)
     family, pipe = opened(model_folder("OpenSora-STDiT-v3"))
     family.save(pipe, tmp_path / "saved")

@@ -179,31 +179,40 @@ class OpenSoraPipeline(DiffusionPipeline):
 
 
 def part_folders(path: Path) -> dict[str, Path]:
-    """Part -> its folder: one of that name in `path`, `path` itself where that is the transformer's, or where the
-    part's repository was downloaded to.
+    """Part -> its folder: one of that name in `path` or beside it, `path` itself where that is the transformer's, or
+    where the part's repository was downloaded to.
 
     Raises:
         ModelError: parts are in none of these places; it says how to fetch them.
     """
     from huggingface_hub import try_to_load_from_cache
 
-    found = {part: path / part for part in PARTS if (path / part).is_dir()}
+    home = path.parent if path.name in PARTS else path
+    found = {part: home / part for part in PARTS if (home / part).is_dir()}
     if "transformer" not in found and (path / "model.safetensors").is_file():
         found["transformer"] = path
     for part, (repository, folder, file) in PARTS.items():
         if part not in found and isinstance(cached := try_to_load_from_cache(repository, folder + file), str):
             found[part] = Path(cached).parent
     if missing := [part for part in PARTS if part not in found]:
-        commands = [_fetch(*PARTS[part][:2]) for part in missing]
         raise ModelError(
-            f"Open-Sora is published in parts, and {' and '.join(missing)} of {str(path)!r} cannot be found. Put them "
-            f"into folders of these names there, or fetch them by: {'; '.join(commands)}"
+            f"Open-Sora is published in parts, and these of {str(path)!r} cannot be found: {', '.join(missing)}. Put "
+            f"them into folders of these names in {str(home)!r}, or fetch them by: {_fetch(missing)}"
         )
     return found
 
 
-def _fetch(repository: str, folder: str) -> str:
-    return f'hf download {repository} --include "{folder}*"' if folder else f"hf download {repository}"
+def _fetch(parts: Sequence[str]) -> str:
+    """The commands that download these parts."""
+    wanted: dict[str, list[str]] = {}
+    for part in parts:
+        repository, folder, _ = PARTS[part]
+        wanted.setdefault(repository, []).extend([f'"{folder}*"'] if folder else [])
+    commands = [
+        f"hf download {repository}" + (f" --include {' '.join(files)}" if files else "")
+        for repository, files in wanted.items()
+    ]
+    return "; ".join(commands)
 
 
 def velocity(transformer: Any, x_t: Tensor, t: Tensor, condition: Mapping[str, Any], strides: Sequence[int]) -> Tensor:
