@@ -168,6 +168,27 @@ def test_no_prompt_is_the_learned_embedding_of_as_many_tokens(made):
     assert dropped["encoder_attention_mask"].sum(1).tolist() == [8, 4]
 
 
+def test_the_tokenizer_is_read_as_t5_is_published(made, tmp_path):
+    sentencepiece = pytest.importorskip("sentencepiece")
+    folder = tmp_path / "model"
+    shutil.copytree(made(opensora), folder)
+    shutil.rmtree(folder / "tokenizer")
+    (folder / "tokenizer").mkdir()
+    (tmp_path / "text").write_text("a red circle moves left\nthe big blue square\n" * 20)
+    names = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(tmp_path / "text"),
+        model_prefix=str(folder / "tokenizer" / "spiece"),
+        vocab_size=22,
+        minloglevel=2,
+        **names,
+    )
+    (folder / "tokenizer" / "tokenizer_config.json").write_text('{"tokenizer_class": "T5Tokenizer", "extra_ids": 0}')
+    _, pipe = opened(folder)
+    tokens = pipe.tokenizer("a red circle").input_ids
+    assert pipe.tokenizer.decode(tokens) == "a red circle</s>"
+
+
 def test_a_negative_prompt_takes_the_place_of_none(made):
     family, pipe = opened(made(opensora))
     (usual,) = generate(family, pipe, ["a red circle"], SMALL)

@@ -125,8 +125,7 @@ class OpenSoraPipeline(DiffusionPipeline):
         Raises:
             UsageError: the model cannot make videos of this shape.
         """
-        if num_frames != 1:
-            self.rules.check((num_frames, height, width))
+        self.rules.check((self.vae.config["micro_frame_size"] if num_frames == 1 else num_frames, height, width))
         prompts = [prompt] if isinstance(prompt, str) else prompt
         device, stride = self._execution_device, self.vae.strides
         frames = self.vae.latent_frames(num_frames)
@@ -222,12 +221,12 @@ def velocity(transformer: Any, x_t: Tensor, t: Tensor, condition: Mapping[str, A
     transformer sees them clean, at timestep 0, and their velocity is the one that leads to them: sampling ends there,
     and in training they count nothing.
     """
-    dtype, mask = transformer.dtype, condition.get("frame_mask")
+    mask = condition.get("frame_mask")
     seen = x_t if mask is None else torch.where(mask[:, None, :, None, None], x_t, condition["given"])
     output = transformer(
-        hidden_states=seen.to(dtype),
+        hidden_states=seen,
         timestep=t,
-        encoder_hidden_states=condition["encoder_hidden_states"].to(dtype),
+        encoder_hidden_states=condition["encoder_hidden_states"],
         encoder_attention_mask=condition["encoder_attention_mask"],
         fps=condition["fps"],
         height=x_t.shape[3] * strides[1],

@@ -27,7 +27,7 @@ from .published import PublishedModel
 class OpenSoraTransformer(PublishedModel, PeftAdapterMixin):
     """Velocity (and an unused variance) from noisy latents, a timestep, text, and what video it is.
 
-    The arguments are the fields of the published config.json.
+    The arguments are fields of the published config.json; its others speak of the published training and kernels.
 
     Args:
         in_channels: of the latents.
@@ -37,8 +37,6 @@ class OpenSoraTransformer(PublishedModel, PeftAdapterMixin):
         input_sq_size: side of the square, in pixels, at whose scale places are counted.
         pred_sigma: whether the output has twice the channels, of which the second half is not used.
         qk_norm: root-mean-square normalisation of queries and keys.
-        class_dropout_prob: how often a caption was dropped in training.
-        freeze_y_embedder: whether the layers that read the text stay as they are.
     """
 
     published_type = "STDiT3"
@@ -60,8 +58,6 @@ class OpenSoraTransformer(PublishedModel, PeftAdapterMixin):
         input_sq_size: int = 512,
         pred_sigma: bool = True,
         qk_norm: bool = True,
-        class_dropout_prob: float = 0.1,
-        freeze_y_embedder: bool = False,
     ):
         super().__init__()
         self.patch_size = cast(tuple[int, int, int], tuple(patch_size))
@@ -77,7 +73,6 @@ class OpenSoraTransformer(PublishedModel, PeftAdapterMixin):
         self.temporal_blocks = nn.ModuleList(STDiT3Block(*size) for _ in range(depth))
         self.final_layer = FinalLayer(hidden_size, math.prod(self.patch_size) * self.out_channels)
         self.gradient_checkpointing = False
-        self.y_embedder.requires_grad_(not freeze_y_embedder)
         self._begin()
 
     def _begin(self) -> None:
@@ -87,8 +82,7 @@ class OpenSoraTransformer(PublishedModel, PeftAdapterMixin):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
         zeroed(self.fps_embedder.mlp[2])
-        for block in self.temporal_blocks:
-            assert isinstance(block, STDiT3Block)
+        for block in cast(list[STDiT3Block], self.temporal_blocks):
             for layer in (block.attn.proj, block.cross_attn.proj, block.mlp.fc2):
                 zeroed(layer)
 

@@ -20,6 +20,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 
 from ..errors import UsageError
@@ -40,7 +41,7 @@ _NO_SHAPE = ("type", "from_pretrained", "subfolder", "micro_batch_size", "local_
 class OpenSoraVAE(PublishedModel):
     """Videos `[B, 3, T, H, W]` in [-1, 1] <-> normalised latents `[B, 4, t, H/8, W/8]`.
 
-    The arguments are the fields of the published config.json.
+    The arguments are fields of the published config.json.
 
     Args:
         vae_2d: of the image autoencoder: `micro_batch_size`, the frames it takes at a time, and where it differs from
@@ -98,6 +99,7 @@ class OpenSoraVAE(PublishedModel):
             )
         return whole * math.ceil(chunk / stride) + math.ceil(rest / stride)
 
+    @apply_forward_hook
     def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple[DiagonalGaussianDistribution]:
         """The distribution of the normalised latents; of the image latents in between the mean is taken."""
         self.latent_frames(x.shape[2])
@@ -107,13 +109,15 @@ class OpenSoraVAE(PublishedModel):
         z = z.unflatten(0, (len(x), -1)).transpose(1, 2)  # [B, C, T, h, w]
         chunks = z.split(self.config["micro_frame_size"] or z.shape[2], dim=2)
         mean, logvar = torch.cat([self.temporal_vae.encode(chunk) for chunk in chunks], dim=2).chunk(2, dim=1)
-        mean, logvar = (mean - self.shift) / self.scale, logvar.clamp(-30, 20) - 2 * self.scale.log()
+        shift, scale = self.shift.to(mean), self.scale.to(mean)  # they may be offloaded
+        mean, logvar = (mean - shift) / scale, logvar.clamp(-30, 20) - 2 * scale.log()
         found = DiagonalGaussianDistribution(torch.cat([mean, logvar], dim=1))
         return AutoencoderKLOutput(latent_dist=found) if return_dict else (found,)
 
+    @apply_forward_hook
     def decode(self, z: Tensor, return_dict: bool = True) -> DecoderOutput | tuple[Tensor]:
         """The video of normalised latents."""
-        z = z * self.scale + self.shift
+        z = z * self.scale.to(z) + self.shift.to(z)
         chunk = self.config["micro_frame_size"]
         latents = math.ceil(chunk / self.strides[0]) if chunk else z.shape[2]
         x = torch.cat([self.temporal_vae.decode(part) for part in z.split(latents, dim=2)], dim=2)  # [B, C, T, h, w]
