@@ -22,6 +22,7 @@ logger = logging.getLogger("text2video")
 _MARKER = "prepared.json"
 _OVERHEAD = 4096  # bytes of a sample besides its tensors: headers, padding, its JSON
 _LETTERS = 3  # of a caption for each token, about
+_PADDED = 226  # tokens that pretrained families store of a caption, about: CogVideoX's number
 
 
 @contextmanager
@@ -90,7 +91,9 @@ def check_room(job: Job, work: Work) -> None:
             needed += sum(latent_bytes(geometry, shape, number) + _OVERHEAD for shape in shapes)
     if work.texts:
         width = job.frozen.text_width
-        needed += sum((len(text) // _LETTERS + 3) * width * number + _OVERHEAD for text in work.texts)
+        padded = _PADDED if job.frozen.model else 0
+        tokens = (max(len(text) // _LETTERS + 3, padded) for text in work.texts)
+        needed += sum(count * width * number + _OVERHEAD for count in tokens)
     free = shutil.disk_usage(job.out).free
     if work:
         logger.info("about %.2f GB of disk are needed, %.2f GB are free", needed / 1e9, free / 1e9)
@@ -102,7 +105,9 @@ def check_room(job: Job, work: Work) -> None:
 
 
 def save_parts(job: Job) -> None:
-    """Copies the frozen parts into the folder, so that runs need nothing else."""
+    """Copies the frozen parts into the folder, so that runs need nothing else but the model that they start from."""
+    if job.frozen.model is not None:
+        return
     parts, marks = job.out / "parts", json.dumps(job.frozen.marks(), sort_keys=True)
     marker = parts / "marks.json"
     if marker.is_file() and marker.read_text(encoding="utf-8") == marks:
