@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import t5_text
-from contract import Oracle, equals_diffusers, full_training_works, lora_training_works, opened
+from contract import Oracle, equals_diffusers, full_training_works, lora_training_works, opened, trained
 from opensora_parts import published_transformer, published_vae, recorded, some, tiny_transformer, tiny_vae, wave
 from PIL import Image
 
+from text2video.cli.main import run
 from text2video.data import shapes
 from text2video.errors import ModelError, UsageError
 from text2video.families.base import family_of, model_folder
@@ -158,6 +159,7 @@ def test_no_prompt_is_the_learned_embedding_of_as_many_tokens(made):
     text = pipe.encode_prompt(["a red circle", "a"])
     nothing = pipe.no_prompt(text)
     learned = pipe.transformer.y_embedder.y_embedding
+    assert torch.equal(pipe.no_caption, learned)
     assert torch.equal(nothing["encoder_hidden_states"][1], learned[:4])
     assert torch.equal(nothing["encoder_attention_mask"], text["encoder_attention_mask"])
     assert text["encoder_attention_mask"].sum(1).tolist() == [4, 2]
@@ -205,6 +207,21 @@ def test_full_training(made, few_clips_of_seventeen, tmp_path):
 def test_lora_training(made, few_clips_of_seventeen, tmp_path):
     folder = made(opensora)
     lora_training_works(folder, few_clips_of_seventeen, tmp_path / "run", SMALL, None, *FLAGS)
+
+
+def test_prepared_data_gives_the_losses_of_the_clips(made, few_clips_of_seventeen, tmp_path):
+    folder, losses = made(opensora), []
+    words = ["--model", str(folder), "--num_frames", "17", "--frame_size", "16", "--fps", "8", "--device", "cpu"]
+    assert run(["data", "prepare", str(few_clips_of_seventeen), str(tmp_path / "prepared"), *words]) == 0
+    for name, flags in (
+        ("clips", ()),
+        ("prepared", ("--load_tensors", str(tmp_path / "prepared"), "--data_dir", "null")),
+    ):
+        trained(folder, few_clips_of_seventeen, tmp_path / name, *FLAGS, *flags)
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        losses.append([loss for line in lines if (loss := json.loads(line).get("train/loss"))])
+    assert len(losses[0]) == 2
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 def test_training_follows_the_size_of_its_videos(made):

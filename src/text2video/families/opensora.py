@@ -4,6 +4,7 @@ Of the published versions this one is read: transformer and autoencoder are smal
 line by line, and all its parts are open (Apache-2.0). It was published in parts, each in a repository of its own.
 """
 
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,12 @@ from .base import Defaults, Published, Task
 from .opensora_pipeline import OpenSoraPipeline, first_given, shift, velocity
 from .pretrained import PretrainedFamily
 
+CLASSES = {
+    "transformer": ["text2video.models.opensora", "OpenSoraTransformer"],
+    "vae": ["text2video.models.opensora_vae", "OpenSoraVAE"],
+    "text_encoder": ["transformers", "T5EncoderModel"],
+    "tokenizer": ["transformers", "AutoTokenizer"],
+}
 FIRST_GIVEN = 0.25  # of the clips: about as many of the published training had given frames, nearly all the first
 
 
@@ -30,7 +37,6 @@ class OpenSora(PretrainedFamily):
     name = "opensora"
     pipelines: ClassVar = {"text-to-video": "OpenSoraPipeline", "image-to-video": "OpenSoraPipeline"}
     standard = Defaults(51, 240, 424, 24.0, 30, 7.0)
-    frozen = ()
     lora_targets = ("attn.qkv", "attn.proj", "cross_attn.q_linear", "cross_attn.kv_linear", "cross_attn.proj")
     timesteps = "logit_normal"
     published = (
@@ -51,7 +57,8 @@ class OpenSora(PretrainedFamily):
             shutil.copytree(pipe.parts[part], folder / part, copy_function=link, dirs_exist_ok=True)
         for name, module in self.trainable(pipe).items():
             module.save_pretrained(folder / name, safe_serialization=True)  # pyright: ignore[reportCallIssue]
-        pipe.save_config(folder)
+        index = {"_class_name": OpenSoraPipeline.__name__, **CLASSES}
+        (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
     def rules(self, pipe: Any) -> ShapeRules:
         """Whole chunks of 17 frames, and sides that the autoencoder can halve three times."""
@@ -65,7 +72,7 @@ class OpenSora(PretrainedFamily):
     @torch.no_grad()
     def embed(self, pipe: Any, caption: str) -> dict[str, Tensor]:
         """T5's token embeddings, filled up; of the empty caption the learned ones."""
-        learned = pipe.transformer.y_embedder.y_embedding  # [L, D]
+        learned = pipe.no_caption  # [L, D]
         if not caption:
             mask = torch.ones(len(learned), dtype=torch.bool)
             return {"encoder_hidden_states": learned.clone(), "encoder_attention_mask": mask}

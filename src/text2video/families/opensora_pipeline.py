@@ -49,6 +49,8 @@ class OpenSoraPipeline(DiffusionPipeline):
         super().__init__()
         parts = {"transformer": transformer, "vae": vae, "text_encoder": text_encoder, "tokenizer": tokenizer}
         self.register_modules(**parts, scheduler=scheduler)
+        # A copy, for when captions are read while the transformer is out of memory: it never learns.
+        self.no_caption: Tensor = transformer.y_embedder.y_embedding.detach().clone()  # [L, D]
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> "OpenSoraPipeline":
@@ -81,7 +83,7 @@ class OpenSoraPipeline(DiffusionPipeline):
         """Prompts -> token embeddings `[B, L, D]` and their mask `[B, L]`, in small letters as in training."""
         tokens = self.tokenizer(
             [" ".join(prompt.lower().split()) for prompt in prompts],
-            max_length=self.transformer.config.model_max_length,
+            max_length=len(self.no_caption),
             padding=True,
             truncation=True,
             return_tensors="pt",
@@ -92,7 +94,7 @@ class OpenSoraPipeline(DiffusionPipeline):
     def no_prompt(self, text: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What stands for no prompt beside these: the learned embedding, of as many tokens as each prompt has."""
         hidden = text["encoder_hidden_states"]
-        learned = self.transformer.y_embedder.y_embedding[: hidden.shape[1]].to(hidden)  # [L, D]
+        learned = self.no_caption[: hidden.shape[1]].to(hidden)  # [L, D]
         return {**text, "encoder_hidden_states": learned.expand_as(hidden)}
 
     @torch.no_grad()
