@@ -211,7 +211,7 @@ def test_what_a_model_is_and_cannot_do_is_said(made, picture):
     with pytest.raises(UsageError, match="height 24"):
         family.rules(pipe).check(Bucket(5, 24, 32))
     family, pipe = opened(made(hunyuan_image))
-    with pytest.raises(UsageError, match="leave out --load_tensors"):
+    with pytest.raises(UsageError, match="--save_image_latents, or leave out --load_tensors"):
         family.conditions(pipe, {"mean": torch.zeros(1)}, torch.zeros(1, 4, 2, 2, 2), [])
     pipe.transformer.register_to_config(use_meanflow=True)
     with pytest.raises(UsageError, match="step-distilled"):

@@ -1,6 +1,6 @@
 """Wan: each kind of model gives the frames of plain diffusers, the oracle, training, and what is refused.
 
-The oracle runs with Euler's sampler: UniPC, which is published with the models, cuts timesteps to whole numbers.
+The oracle runs with the sampler `flow`: UniPC, which is published with the models, cuts timesteps to whole numbers.
 """
 
 from pathlib import Path
@@ -10,6 +10,7 @@ import pytest
 import torch
 from checkpoints import t5_text
 from contract import (
+    CPU,
     asks_as_diffusers,
     equals_diffusers,
     full_training_works,
@@ -22,8 +23,10 @@ from PIL import Image
 
 from text2video import video
 from text2video.errors import UsageError
-from text2video.families.export import export
+from text2video.families.base import Opening
+from text2video.families.export import deltas, export
 from text2video.families.lora import FILE
+from text2video.families.wan import Wan
 from text2video.generation import Settings, generate
 from text2video.sizes import Bucket
 
@@ -182,9 +185,7 @@ def test_the_model_of_text_and_image_starts_from_a_video_too(made, few_clips):
 @pytest.mark.parametrize("make", [wan21, wan22, wan22_small])
 def test_the_oracle_lands_on_x_0(made, make):
     def run(pipe):
-        from diffusers import FlowMatchEulerDiscreteScheduler
-
-        pipe.scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+        Wan().use_sampler(pipe, "flow")
         if make is wan22:
             pipe.transformer_2 = pipe.transformer
         call = {**LARGER, "num_inference_steps": 7, "guidance_scale": 1.0}
@@ -250,6 +251,19 @@ def test_what_is_learned_depends_on_the_first_frame(made, make):
     assert (answers[0] - answers[1]).abs().max() > 1e-4
 
 
+@pytest.mark.parametrize("make", [wan21_image, wan21_first_last, wan22_image])
+def test_what_is_prepared_tells_the_same(made, make):
+    family, pipe = opened(made(make))
+    frames = torch.rand(2, 3, 5, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    x_0 = family.encode_video(pipe, frames).mean
+    encoder = family.open(made(make), CPU, torch.float32, opening=Opening(without=family.denoiser_names))
+    rows = [family.encode_image(encoder, one[None]) for one in frames]
+    stored = {f"image_{name}": torch.stack([row[name] for row in rows]) for name in rows[0]}
+    ahead, now = family.conditions(pipe, stored, x_0, []), family.conditions(pipe, {"video": frames}, x_0, [])
+    assert ahead.keys() == now.keys()
+    assert all(torch.equal(ahead[name], now[name]) for name in now)
+
+
 @pytest.mark.parametrize("make", [wan22, wan21_image, wan22_small])
 def test_full_training(made, few_clips, tmp_path, pictures, make):
     size = "32" if make is wan22_small else "16"
@@ -272,6 +286,11 @@ def test_lora_training(made, few_clips, tmp_path, make):
     assert [result.path.stem for result in exported] == (
         ["comfyui_transformer", "comfyui_transformer_2"] if make is wan22 else ["comfyui"]
     )
+    adapters = [deltas(family.denoisers(pipe)) for family, pipe in (
+        opened(final), opened(folder, lora=[result.path for result in exported])
+    )]  # fmt: skip
+    assert adapters[0].keys() == adapters[1].keys()
+    assert all(torch.allclose(adapters[1][name], delta, rtol=1e-3, atol=1e-4) for name, delta in adapters[0].items())
 
 
 def test_lora_training_from_first_frames_with_checkpointing(made, few_clips, tmp_path, pictures):
@@ -299,8 +318,9 @@ def test_the_published_defaults(made):
         assert (own.num_inference_steps, own.guidance_scale) == (steps, guidance)
         assert family.rules(pipe).allows((own.num_frames, own.height, own.width))
         assert family.schedule(pipe).shift == 3
-        family.use_sampler(pipe, "flow")
-        assert family.schedule(pipe).shift == 3
+        for sampler in ("flow", "dpm++", "dpm++sde", "unipc"):
+            family.use_sampler(pipe, sampler)
+            assert family.schedule(pipe).shift == 3
 
 
 def test_what_it_cannot_do_is_said(made, pictures):
@@ -321,7 +341,7 @@ def test_what_it_cannot_do_is_said(made, pictures):
     with pytest.raises(UsageError, match="num_frames 6 is not 4k"):
         next(generate(*opened(made(wan21)), ["a"], Settings(**{**CALL, "num_frames": 6})))
     family, pipe = opened(made(wan21_image))
-    with pytest.raises(UsageError, match="leave out --load_tensors"):
+    with pytest.raises(UsageError, match="--save_image_latents, or leave out --load_tensors"):
         family.conditions(pipe, {"mean": torch.zeros(1)}, torch.zeros(1, 4, 2, 2, 2), [torch.Generator()])
     with pytest.raises(UsageError, match="height 24"):
         family.rules(pipe).check(Bucket(5, 24, 16))

@@ -126,7 +126,7 @@ def mixed(tmp_path) -> Path:
 @pytest.mark.parametrize("buckets", [BUCKETS, ["auto"]])
 def test_clips_in_buckets_train_the_same(latent, mixed, tmp_path, buckets):
     config = latent("clips", "--max_steps", "4", data_dir=str(mixed), buckets=buckets)
-    cache = prepare(config, tmp_path / "out", rules=shape_rules(config))
+    cache = prepare(config, tmp_path / "out", rules=shape_rules(config, None))
     train(config)
     prepared = {"load_tensors": str(tmp_path / "out"), "data_dir": None}
     train(latent("tensors", "--max_steps", "4", buckets=buckets, **prepared))

@@ -77,14 +77,8 @@ def prepare(
     """
     given: dict[str, Any] = {"data_dir": data, **asdict(source), "layout": layout}
     given |= {"num_frames": num_frames, "fps": fps, "frame_size": frame_size, "height": height, "width": width}
-    given |= {
-        "buckets": buckets,
-        "upscale": upscale,
-        "short": short,
-        "caption_prefix": caption_prefix,
-        "dataset_class": dataset_class,
-    }
-    given |= {"max_samples": max_samples}
+    given |= {"buckets": buckets, "upscale": upscale, "short": short, "caption_prefix": caption_prefix}
+    given |= {"dataset_class": dataset_class, "max_samples": max_samples}
     config = configured(
         model,
         {"data": given, "model": {"codec": codec}, "text": {"text_encoder": text_encoder}, "train": {"device": device}},
@@ -107,7 +101,8 @@ def prepare(
             on_done=on_done,
             on_checked=on_checked,
         )
-    say(f"{len(cache.clips)} clips are prepared, {len(cache.left_out)} left out. Train with --load_tensors {out}")
+    say(f"{len(cache.clips)} clips are prepared, {len(cache.left_out)} left out.")
+    say(f"Train with the same options and --load_tensors {out}")
 
 
 def configured(model: Path | None, given: dict[str, dict[str, Any]], preset: str = "finetune") -> RunConfig:

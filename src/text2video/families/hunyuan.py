@@ -84,28 +84,37 @@ class HunyuanVideo(PretrainedFamily):
         """Qwen's tokens and byT5's, each with its mask."""
         names = ("encoder_hidden_states", "encoder_attention_mask")
         names += tuple(f"{name}_2" for name in names)
-        found = pipe.encode_prompt(prompt=caption, device=pipe.device, dtype=pipe.transformer.dtype)
+        found = pipe.encode_prompt(prompt=caption, device=pipe.device)
         return {name: value[0] for name, value in zip(names, found, strict=True)}
 
     @torch.no_grad()
+    def encode_image(self, pipe: Any, video: Tensor) -> dict[str, Tensor]:
+        """`seen`: SigLIP's reading of the first frame. Its latents are the first of the video's own."""
+        if not sees(pipe):
+            return super().encode_image(pipe, video)
+        pixels = video[0, :, 0].add(1).mul(127.5).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+        return {"seen": pipe.encode_image(Image.fromarray(pixels), 1, video.device, video.dtype)[0]}  # [L, D]
+
     def conditions(
         self, pipe: Any, items: Mapping[str, Any], x_0: Tensor, generators: Sequence[torch.Generator]
     ) -> dict[str, Tensor]:
         """For a model that sees it, the first frame: its latents, and SigLIP's reading.
 
         Raises:
-            UsageError: it is needed as pixels, and the data was encoded ahead.
+            UsageError: the data was encoded ahead without the second.
         """
         if not sees(pipe):
             return {}
-        if "video" not in items:
+        if "video" in items:
+            seen = torch.stack([self.encode_image(pipe, one[None].to(x_0.device))["seen"] for one in items["video"]])
+        elif "image_seen" in items:
+            seen = items["image_seen"]
+        else:
             raise UsageError(
-                "This model's image encoder sees the first frame, which prepared data does not hold: leave out "
-                "--load_tensors."
+                "This model's image encoder sees the first frame, which this prepared data does not hold. Prepare it "
+                "with --save_image_latents, or leave out --load_tensors."
             )
-        pixels = items["video"][:, :, 0].add(1).mul(127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-        seen = [pipe.encode_image(Image.fromarray(frame), 1, x_0.device, x_0.dtype) for frame in pixels]
-        return {"first": x_0[:, :, :1], "image_embeds": torch.cat(seen)}
+        return {"first": x_0[:, :, :1], "image_embeds": seen}
 
     def predict(
         self, pipe: Any, modules: dict[str, nn.Module], x_t: Tensor, t: Tensor, condition: dict[str, Any]

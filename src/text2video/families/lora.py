@@ -178,7 +178,11 @@ def read(path: Path, pipe: Any) -> Adapter:
     alphas = more[0] if len(more) == 2 and more[0] else {}
     weights = {_peft_name(key, pipe): value for key, value in state.items()}
     layers = {_peft_name(key, pipe).partition(".lora_")[0]: float(value) for key, value in alphas.items()}
-    return Adapter(file, weights, {}, {f"{layer.removesuffix('.alpha')}.alpha": a for layer, a in layers.items()})
+    scales = {f"{layer.removesuffix('.alpha')}.alpha": alpha for layer, alpha in layers.items()}
+    # A model of two denoisers has a file for each, with the same names in both: the file's own name says whose it is.
+    if own := next((name for name in pipe.components if file.stem.endswith(f"_{name}")), None):
+        weights, scales = ({f"{own}.{k.partition('.')[2]}": v for k, v in d.items()} for d in (weights, scales))
+    return Adapter(file, weights, {}, scales)
 
 
 def _peft_name(key: str, pipe: Any) -> str:

@@ -279,7 +279,6 @@ class PretrainedFamily:
         """
         if settings.pop("guidance_interval", None) is not None:
             raise UsageError(f"A {self.name} model has guidance at every noise level: leave out --guidance_interval.")
-        self.rules(pipe).check([settings[name] for name in ("num_frames", "height", "width")])
         task = task_of(settings)
         if task not in self.tasks(pipe):
             able = ", ".join(self.tasks(pipe))

@@ -6,6 +6,7 @@ tokens are at noise level 0 then (`expand_timesteps`, Wan 2.2 TI2V). Wan 2.2 A14
 noise levels: `transformer` from `boundary_ratio` up, `transformer_2` below.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -132,41 +133,50 @@ class Wan(PretrainedFamily):
         return {"encoder_hidden_states": hidden[0]}  # [512, D]
 
     @torch.no_grad()
+    def encode_image(self, pipe: Any, video: Tensor) -> dict[str, Tensor]:
+        """`known`: the latents of a video that is grey but for its known frames; `seen`: CLIP's reading of these."""
+        if not beside(pipe):
+            return super().encode_image(pipe, video)
+        places = [0, -1] if told_of_both(pipe) else [0]
+        known = torch.zeros_like(video)
+        known[:, :, places] = video[:, :, places]
+        found = {"known": self.encode_video(pipe, known).mean[0]}  # [C, t, h, w]
+        if config_of(pipe).get("image_dim") is not None:
+            pixels = video[0, :, places].add(1).mul(127.5).round().to(torch.uint8).permute(1, 2, 3, 0).cpu().numpy()
+            found["seen"] = pipe.encode_image([Image.fromarray(frame) for frame in pixels], video.device)
+        return found  # seen: [1 or 2, L, D]
+
     def conditions(
         self, pipe: Any, items: Mapping[str, Any], x_0: Tensor, generators: Sequence[torch.Generator]
     ) -> dict[str, Tensor]:
         """The first frame, and the last where the model takes both.
 
         Raises:
-            UsageError: they are needed as pixels, and the data was encoded ahead.
+            UsageError: the data was encoded ahead without them.
         """
         if pipe.config.get("expand_timesteps"):
             given = torch.stack([torch.rand((), generator=generator) for generator in generators]) < FIRST_GIVEN
             return {"first": x_0[:, :, :1], "given": given.to(x_0.device)}
         if not beside(pipe):
             return {}
-        if "video" not in items:
+        if "video" in items:
+            rows = [self.encode_image(pipe, one[None].to(x_0.device)) for one in items["video"]]
+            told = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+        elif "image_known" in items:
+            told = {name: items[f"image_{name}"] for name in ("known", "seen") if f"image_{name}" in items}
+        else:
             raise UsageError(
-                "This Wan model sees the first frame together with the empty frames after it, which prepared data does "
-                "not hold: leave out --load_tensors."
+                "This Wan model is told the first frame, which this prepared data does not hold. Prepare it with "
+                "--save_image_latents, or leave out --load_tensors."
             )
-        video = items["video"].to(x_0.device)
-        places = [0, -1] if told_of_both(pipe) else [0]
-        known = torch.zeros_like(video)
-        known[:, :, places] = video[:, :, places]
-        latents = self.encode_video(pipe, known).mean  # [B, C, t, h, w]
+        latents = told["known"].to(x_0)
         # The mask has a channel for each frame of a latent; the first latent is of one frame, taken for all of them.
         channels = pipe.transformer.config.in_channels - 2 * latents.shape[1]
         mask = latents.new_zeros(len(latents), channels, *latents.shape[2:])
         mask[:, :, 0] = 1
         if told_of_both(pipe):
             mask[:, -1, -1] = 1
-        found = {"beside": torch.cat([mask, latents], 1)}
-        if pipe.transformer.config.image_dim is not None:
-            pixels = video[:, :, places].add(1).mul(127.5).round().to(torch.uint8).permute(0, 2, 3, 4, 1).cpu().numpy()
-            seen = [pipe.encode_image([Image.fromarray(frame) for frame in frames], x_0.device) for frames in pixels]
-            found["image"] = torch.stack(seen)  # [B, 1 or 2, L, D]
-        return found
+        return {"beside": torch.cat([mask, latents], 1), **({"image": told["seen"]} if "seen" in told else {})}
 
     def predict(
         self, pipe: Any, modules: dict[str, nn.Module], x_t: Tensor, t: Tensor, condition: dict[str, Any]
@@ -219,11 +229,19 @@ def boundary(pipe: Any) -> float | None:
     return None if ratio is None else ratio * pipe.scheduler.config.num_train_timesteps
 
 
+def config_of(pipe: Any) -> Mapping[str, Any]:
+    """The transformer's configuration, also where the transformer itself is not in memory."""
+    if pipe.transformer is not None:
+        return pipe.transformer.config
+    return json.loads((pipe.source / "transformer" / "config.json").read_text(encoding="utf-8"))
+
+
 def beside(pipe: Any) -> bool:
     """Whether a mask and the latents of known frames are laid beside the noise."""
-    return pipe.transformer.config.in_channels != pipe.transformer.config.out_channels
+    config = config_of(pipe)
+    return config["in_channels"] != config["out_channels"]
 
 
 def told_of_both(pipe: Any) -> bool:
     """Whether CLIP's reading of the first and of the last frame are taken together."""
-    return pipe.transformer.config.pos_embed_seq_len is not None
+    return config_of(pipe).get("pos_embed_seq_len") is not None

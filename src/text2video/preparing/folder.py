@@ -96,12 +96,17 @@ def check_room(job: Job, work: Work) -> None:
         needed += sum(count * width * number + _OVERHEAD for count in tokens)
     free = shutil.disk_usage(job.out).free
     if work:
-        logger.info("about %.2f GB of disk are needed, %.2f GB are free", needed / 1e9, free / 1e9)
+        logger.info("about %s of disk are needed, %s are free", in_words(needed), in_words(free))
     if needed > free:
         raise DataError(
-            f"{job.out} needs about {needed / 1e9:.2f} GB of disk, and {free / 1e9:.2f} GB are free. Make room, choose "
-            "a folder on another disk, or store half as much with --dtype bfloat16."
+            f"{job.out} needs about {in_words(needed)} of disk, and {in_words(free)} are free. Make room, choose a "
+            "folder on another disk, or store half as much with --dtype bfloat16."
         )
+
+
+def in_words(size: float) -> str:
+    """Bytes as `2.50 GB` or `310.0 MB`."""
+    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
 def save_parts(job: Job) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 from time import monotonic
 from typing import Literal
 
+import torch
+
 from ..config import RunConfig
 from ..data.cache import Cache, content_mark, read_entries
 from ..data.check_cache import cache_file
@@ -22,7 +24,7 @@ from ..families.base import choose_device, choose_dtype
 from ..families.frozen import Frozen, prepared_settings
 from ..sizes import ALL, Bucket, ShapeRules, parse_all
 from .encoding import Job, Todo, Work, encode_part, open_dataset
-from .folder import check_room, locked, save_parts, tidy
+from .folder import check_room, in_words, locked, save_parts, tidy
 from .processes import Launched, encode_in_processes
 
 logger = logging.getLogger("text2video")
@@ -68,10 +70,11 @@ def prepare(
     """
     out, launched = Path(out), Launched()
     frozen = Frozen.of(config)
-    settings = prepared_settings(config, frozen, dtype, image_latents)
+    stored = choose_dtype(dtype) or torch.float32
+    settings = prepared_settings(config, frozen, str(stored).removeprefix("torch."), image_latents)
     allowed = rules or (frozen.geometry.rules() if frozen.geometry else ALL)
     manifest, buckets = launched.made_once(lambda: in_buckets(config, read_clips(config), allowed, on_checked))
-    job = Job(config, frozen, settings, manifest.root, out, choose_dtype(dtype), buckets)
+    job = Job(config, frozen, settings, manifest.root, out, stored, buckets)
     check_shapes(job, manifest)
     with locked(out, launched.is_main):
         if launched.is_main:
@@ -237,7 +240,8 @@ def timed(on_done: Callable[[int, int], None], total: int) -> Callable[[int], No
         if count < total and (count == 1 or now - said > 60):
             rate, said = count / max(now - begun, 1e-9), now
             minutes = (total - count) / rate / 60
-            logger.info("%d of %d done, %.2f a second, about %.0f minutes left", count, total, rate, minutes)
+            left = f"about {minutes:.0f} minutes" if minutes > 1.5 else "about a minute" if minutes > 0.5 else "seconds"
+            logger.info("%d of %d done, %.2f a second, %s left", count, total, rate, left)
 
     return done
 
@@ -275,8 +279,8 @@ def finish(job: Job, manifest: Manifest, marks: list[str], work: Work, remove_un
             path.unlink()
         cache.entries = {key: entry for key, entry in entries.items() if entry.shard in used}
         cache.save()
-        logger.info("%.2f GB of no longer used shards were removed", bytes_unused / 1e9)
+        logger.info("%s of no longer used shards were removed", in_words(bytes_unused))
     elif unused:
-        logger.info("%.2f GB of shards are of other settings; --remove_unused deletes them", bytes_unused / 1e9)
+        logger.info("%s of shards are of other settings; --remove_unused deletes them", in_words(bytes_unused))
     for id, reason in cache.left_out:
         logger.info("left out %s: %s", id, reason)
