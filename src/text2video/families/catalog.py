@@ -17,15 +17,22 @@ def published() -> list[tuple[str, Published]]:
     return found
 
 
-def on_this_machine(repository: str, file: str = "model_index.json") -> Path | None:
-    """The folder of a model (or of a part, by its `config.json`) in the Hugging Face cache; None where it is not."""
+def on_this_machine(repository: str, *files: str) -> Path | None:
+    """The folder of a model in the Hugging Face cache; None where it is not.
+
+    Args:
+        files: of which one has to be there; none: what a whole model has, or one that is published in parts.
+    """
     from huggingface_hub import try_to_load_from_cache
 
-    try:
-        index = try_to_load_from_cache(repository, file)
-    except ValueError:  # it is no name that a repository can have
-        return None
-    return Path(index).parent if isinstance(index, str) else None
+    for file in files or ("model_index.json", "config.json"):
+        try:
+            found = try_to_load_from_cache(repository, file)
+        except ValueError:  # it is no name that a repository can have
+            return None
+        if isinstance(found, str):
+            return Path(found).parent
+    return None
 
 
 def named(name: str) -> Path | None:
@@ -38,8 +45,7 @@ def named(name: str) -> Path | None:
     known = [repository for repository in repositories if name in (repository, repository.partition("/")[2])]
     if not known:
         return None
-    # a model that is published in parts has no index
-    folder = on_this_machine(known[0]) or on_this_machine(known[0], "config.json")
+    folder = on_this_machine(known[0])
     if folder is None:
         raise ModelError(
             f"{known[0]} is not on this machine. Fetch it where there is a network: hf download {known[0]}"
