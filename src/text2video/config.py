@@ -139,7 +139,9 @@ class DiffusionConfig(_Section):
     weighting: Literal["uniform", "min_snr"] = Field("uniform", description="loss weight over noise levels")
     min_snr_gamma: Annotated[float, Field(gt=0)] = Field(5.0, description="gamma of min-SNR weighting")
     edge_weight: Annotated[float, Field(ge=0)] = Field(0.0, description="weight of the error's differences in space")
-    timesteps: Literal["uniform", "logit_normal"] = Field("uniform", description="how timesteps are drawn")
+    timesteps: Literal["uniform", "logit_normal"] | None = Field(
+        None, description="how timesteps are drawn; none: as the pretrained family does, else uniform"
+    )
     logit_mean: float = Field(0.0, description="mean of logit-normal timesteps; higher: more noise")
     logit_std: Annotated[float, Field(gt=0)] = Field(1.0, description="width of logit-normal timesteps")
 
@@ -157,6 +159,17 @@ class OptimConfig(_Section):
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.01, description="AdamW weight decay, on matrices")
     max_grad_norm: Annotated[float, Field(gt=0)] = Field(1.0, description="gradient clipping")
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = Field(0.9999, description="averaging of weights; 0: none")
+
+
+class LoraConfig(_Section):
+    """Low-rank adapters, trained in place of the denoiser's own weights."""
+
+    rank: Positive = Field(16, description="rank of the adapters")
+    alpha: Annotated[float, Field(gt=0)] | None = Field(None, description="their weight is alpha / rank; none: 1")
+    targets: list[str] = Field([], description="names, or ends of names, of layers; none: the family's own")
+    rslora: bool = Field(False, description="weight alpha / sqrt(rank), for high ranks")
+    dora: bool = Field(False, description="train the length of each weight row apart from its direction")
+    lora_dropout: Fraction = Field(0.0, description="dropout before the adapters")
 
 
 class TrainConfig(_Section):
@@ -211,11 +224,13 @@ class RunConfig(_Section):
     """A complete run. `RunConfig()` holds the defaults of a model trained from scratch."""
 
     output_dir: Path = Field(Path("runs/run"), description="the run's folder")
+    preset: str | None = Field(None, description="values that all others are laid over: a name, or a YAML file")
     seed: int = Field(0, ge=0, description="everything random follows from it")
     data: DataConfig = DataConfig()  # pyright: ignore[reportCallIssue]
     model: ModelConfig = ModelConfig()  # pyright: ignore[reportCallIssue]
     text: TextConfig = TextConfig()  # pyright: ignore[reportCallIssue]
     diffusion: DiffusionConfig = DiffusionConfig()  # pyright: ignore[reportCallIssue]
+    lora: LoraConfig | None = Field(None, description="train adapters in place of all weights")
     optim: OptimConfig = OptimConfig()  # pyright: ignore[reportCallIssue]
     train: TrainConfig = TrainConfig()  # pyright: ignore[reportCallIssue]
     preview: PreviewConfig = PreviewConfig()  # pyright: ignore[reportCallIssue]
@@ -248,8 +263,11 @@ class RunConfig(_Section):
 
     @classmethod
     def build(cls, values: Mapping[str, Any], overrides: Sequence[str] = ()) -> "RunConfig":
-        """A configuration from nested values, with command-line tokens laid over them."""
-        return validated(merged(copy.deepcopy(dict(values)), parse_flags(overrides)))
+        """A configuration from nested values, with command-line tokens laid over them, and a preset below them."""
+        flags = parse_flags(overrides)
+        preset = flags.get("preset", values.get("preset"))
+        below = read_yaml(preset_file(str(preset))) if preset else {}
+        return validated(merged(over(below, values), flags))
 
     def to_yaml(self) -> str:
         """The whole configuration as YAML; `RunConfig.load` of it gives an equal configuration."""
@@ -266,9 +284,14 @@ class RunConfig(_Section):
 ALIASES = {
     "epochs": "train.num_epochs",
     "video_length": "data.num_frames",
+    "model": "train.init_from",
+    "model_path": "train.init_from",
 }
+# What a flag brings with it where nothing else is said: a model that is named is fine-tuned.
+IMPLIED = {"model": {"preset": "finetune"}, "model_path": {"preset": "finetune"}}
 # What a flag without a value means, where that is not simply true.
-BARE = {"train.mixed_precision": "bf16", "data.shapes": {}}
+BARE = {"train.mixed_precision": "bf16", "data.shapes": {}, "lora": {}}
+PRESETS = Path(__file__).parent / "presets"
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -324,6 +347,7 @@ def parse_flags(tokens: Sequence[str]) -> dict[str, Any]:
     """
     known, kinds = flag_names(), dict(fields())
     values: dict[str, Any] = {}
+    implied: dict[str, Any] = {}
     position = 0
     while position < len(tokens):
         token = tokens[position]
@@ -343,7 +367,31 @@ def parse_flags(tokens: Sequence[str]) -> dict[str, Any]:
             given.append(tokens[position])
             position += 1
         values[name] = _flag_value(flag, name, given, kinds[name].annotation)
-    return values
+        implied |= IMPLIED.get(flag, {})
+    return implied | values
+
+
+def preset_file(name: str) -> Path:
+    """The YAML file of a preset.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else PRESETS / f"{name}.yaml"
+    if not path.is_file():
+        known = sorted(file.stem for file in PRESETS.glob("*.yaml"))
+        raise UsageError(f"There is no preset {name!r}.{_did_you_mean(name, known)} There are: {', '.join(known)}.")
+    return path
+
+
+def over(below: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested values laid over others, section by section; both stay as they are."""
+    result = copy.deepcopy(dict(below))
+    for name, value in values.items():
+        inner = result.get(name)
+        both = isinstance(inner, dict) and isinstance(value, Mapping)
+        result[name] = over(inner, value) if both else copy.deepcopy(value)
+    return result
 
 
 def merged(values: dict[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:

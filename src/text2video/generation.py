@@ -7,8 +7,9 @@ generator on the CPU, and is sampled alone, so that neither its neighbours nor t
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,22 @@ import torch
 from torch import Tensor
 
 from . import video
-from .diffusion.guidance import default_steps
 from .diffusion.schedules import sampler_name
 from .errors import UsageError
-from .families.base import Family
+from .families.base import Defaults, Family
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How videos are made; None means the model's own default."""
+    """How videos are made; None means the model's own default.
 
-    negative_prompt: str = ""
+    Args:
+        image, last_image: files with the first and the last frame, of models that take them.
+        video: file of the video to start from, and `strength`, from 0 to 1, how much of it is made anew.
+        options: settings that only some families of models have, by name.
+    """
+
+    negative_prompt: str | None = None
     num_frames: int | None = None
     height: int | None = None
     width: int | None = None
@@ -36,6 +42,11 @@ class Settings:
     guidance_scale: float | None = None
     guidance_interval: Sequence[float] | None = None
     scheduler: str | None = None
+    image: Path | None = None
+    last_image: Path | None = None
+    video: Path | None = None
+    strength: float | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     num_videos_per_prompt: int = 1
 
@@ -58,6 +69,8 @@ class Generated:
     def metadata(self) -> dict[str, Any]:
         """Prompt, seed, model and settings, as stored with the video."""
         settings = {k: v for k, v in asdict(self.settings).items() if k not in ("seed", "num_videos_per_prompt")}
+        files = ("image", "last_image", "video")
+        settings = {k: str(v) if k in files else v for k, v in settings.items() if v is not None and v != {}}
         return {"prompt": self.prompt, "seed": self.seed, "model": self.model, **settings}
 
 
@@ -82,11 +95,14 @@ def generate(
     """
     if not prompts:
         raise UsageError("There are no prompts. Give --prompts, --prompt or --prompt_file.")
+    if unknown := sorted(set(settings.options) - family.options):
+        able = f"It has {', '.join(sorted(family.options))}." if family.options else "It has no options of its own."
+        raise UsageError(f"A {family.name} model has no {', '.join(unknown)}. {able}")
     own = pipe.scheduler
     if settings.scheduler:
-        pipe.use_sampler(settings.scheduler)
+        family.use_sampler(pipe, settings.scheduler)
     try:
-        yield from _generate(family, pipe, prompts, resolved(settings, pipe), model, on_step, batch_size)
+        yield from _generate(family, pipe, prompts, resolved(settings, family, pipe), model, on_step, batch_size)
     finally:
         pipe.scheduler = own
 
@@ -100,28 +116,49 @@ def _generate(
     on_step: Callable[[int, int], None] | None,
     batch_size: int,
 ) -> Iterator[Generated]:
-    names = ("negative_prompt", "num_frames", "height", "width", "num_inference_steps")
-    asked = {name: getattr(settings, name) for name in (*names, "guidance_scale", "guidance_interval")}
+    names = [field.name for field in fields(Defaults) if field.name != "fps"]
+    asked = {name: getattr(settings, name) for name in names} | given(settings) | dict(settings.options)
     wanted = [prompt for prompt in prompts for _ in range(settings.num_videos_per_prompt)]
     for first in range(0, len(wanted), batch_size):
         some = wanted[first : first + batch_size]
         seeds = range(settings.seed + first, settings.seed + first + len(some))
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        progress = (lambda step, steps, _: on_step(step, steps)) if on_step else None
-        batch = family.sample(pipe, some, generators, on_step=progress, **asked)
+        batch = family.sample(pipe, some, generators, on_step=on_step, **asked)
         for prompt, seed, clip in zip(some, seeds, batch, strict=True):
             yield Generated(to_uint8(clip), prompt, seed, settings, model)
 
 
-def resolved(settings: Settings, pipe: Any) -> Settings:
+def given(settings: Settings) -> dict[str, Any]:
+    """The pictures that a request starts from, in the size of the video: see `Family.sample`.
+
+    Raises:
+        UsageError: one needs another that is missing.
+        VideoError: a file cannot be read.
+    """
+    if settings.image and settings.video:
+        raise UsageError("Both an image and a video are given to start from. Give one of --image and --video.")
+    if settings.last_image and not settings.image:
+        raise UsageError("--last_image needs the first frame too: give --image.")
+    if settings.strength is not None and not (settings.video and 0 < settings.strength <= 1):
+        raise UsageError("--strength says how much of a --video is made anew: give both, strength above 0 and up to 1.")
+    fitted = partial(video.sample, height=settings.height, width=settings.width)
+    found: dict[str, Any] = {}
+    for name in ("image", "last_image"):
+        if path := getattr(settings, name):
+            found[name] = fitted(path, 1).frames[0]
+    if settings.video:
+        found["video"] = fitted(settings.video, settings.num_frames or 1, fps=settings.fps).frames
+        found |= {} if settings.strength is None else {"strength": settings.strength}
+    return found
+
+
+def resolved(settings: Settings, family: Family, pipe: Any) -> Settings:
     """The settings with the model's own in place of those that were not given."""
-    names = ("num_frames", "height", "width", "fps", "guidance_scale")
-    own = {name: pipe.config[name] for name in names}
-    own["num_inference_steps"] = pipe.config["num_inference_steps"] or default_steps(pipe.scheduler)
-    own["scheduler"] = sampler_name(pipe.scheduler)
-    interval = settings.guidance_interval or pipe.config["guidance_interval"] or (0.0, 1.0)
+    own = asdict(family.defaults(pipe)) | {"scheduler": sampler_name(pipe.scheduler)}
     missing = {name: value for name, value in own.items() if getattr(settings, name) is None}
-    return replace(settings, **missing, guidance_interval=list(interval))  # a list, as JSON gives it back
+    settings = replace(settings, **missing)
+    interval = settings.guidance_interval
+    return replace(settings, guidance_interval=list(interval) if interval else None)  # as JSON gives it back
 
 
 def to_uint8(clip: Tensor) -> np.ndarray:

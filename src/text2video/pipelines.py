@@ -1,6 +1,7 @@
 """The text-to-video pipeline: our models as a diffusers `DiffusionPipeline`, a folder that loads anywhere."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -36,7 +37,7 @@ class TextToVideoOutput(BaseOutput):
 class TextToVideoPipeline(DiffusionPipeline):
     """Text -> videos, with a denoiser, a text encoder with its tokenizer, a scheduler, and a codec or none.
 
-    A frozen part may be left on the disk (`leave_on_disk`): it is then None, and stays part of what is saved.
+    A frozen part may be left on the disk (`leave_on_disk`), and is then None.
 
     Args:
         unet: the denoiser, of pixels or of the codec's latents.
@@ -69,7 +70,6 @@ class TextToVideoPipeline(DiffusionPipeline):
         guidance_interval: Sequence[float] | None = None,
     ):
         super().__init__()
-        self.on_disk: dict[str, Path] = {}
         self.register_modules(unet=unet, scheduler=scheduler, text_encoder=text_encoder, tokenizer=tokenizer, vae=vae)
         self.register_to_config(
             prediction=prediction,
@@ -115,42 +115,12 @@ class TextToVideoPipeline(DiffusionPipeline):
     @property
     def is_latent(self) -> bool:
         """Whether it denoises a codec's latents, in memory or not."""
-        return self.vae is not None or "vae" in self.on_disk
-
-    def leave_on_disk(self, folders: Mapping[str, Path]) -> None:
-        """Has these parts, component -> folder, out of memory; whatever is saved holds copies of their folders."""
-        self.on_disk = dict(folders)
-        self.register_modules(**dict.fromkeys(folders))
-
-    @contextmanager
-    def completed(self) -> Iterator[None]:
-        """Within, what was left on the disk is in memory, on the pipeline's device."""
-        device = self.device
-        try:
-            for name, folder in self.on_disk.items():
-                library, kind = _class_in(folder)
-                part = getattr(import_module(library), kind).from_pretrained(folder, use_safetensors=True)
-                self.register_modules(**{name: part.eval().requires_grad_(False).to(device)})
-            yield
-        finally:
-            self.register_modules(**dict.fromkeys(self.on_disk))
-
-    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        """Saves the pipeline as a folder that `from_pretrained` opens, whole even where parts are on the disk."""
-        super().save_pretrained(save_directory, *args, **kwargs)
-        if not self.on_disk:
-            return
-        index = Path(save_directory) / "model_index.json"
-        parts = json.loads(index.read_text(encoding="utf-8"))
-        for name, folder in self.on_disk.items():
-            shutil.copytree(folder, Path(save_directory) / name)
-            parts[name] = list(_class_in(folder))
-        index.write_text(json.dumps(parts, indent=2) + "\n", encoding="utf-8")
+        return self.vae is not None or "vae" in left_on_disk(self)
 
     @property
     def rules(self) -> ShapeRules:
         """The videos that it can take and make."""
-        vae = self.vae or self.on_disk.get("vae")
+        vae = self.vae or left_on_disk(self).get("vae")
         if vae is None:
             return self.unet.rules
         return (Geometry.read(vae) if isinstance(vae, Path) else geometry_of(vae)).rules(self.unet.rules)
@@ -271,6 +241,50 @@ class TextToVideoPipeline(DiffusionPipeline):
     def numpy_to_pil(images: np.ndarray) -> list[Any]:
         """Frames `[T, H, W, C]` in [0, 1] as a list of T images."""
         return DiffusionPipeline.numpy_to_pil(images)
+
+
+def leave_on_disk(pipe: Any, folders: Mapping[str, Path]) -> None:
+    """Has these frozen parts of a pipeline, component -> folder, out of memory."""
+    pipe.frozen_folders = dict(folders)
+    pipe.register_modules(**dict.fromkeys(folders))
+
+
+def left_on_disk(pipe: Any) -> dict[str, Path]:
+    """The parts of a pipeline that are out of memory: component -> folder."""
+    return getattr(pipe, "frozen_folders", {})
+
+
+@contextmanager
+def completed(pipe: Any) -> Iterator[None]:
+    """Within, what was left on the disk is in memory, on the pipeline's device."""
+    left, device = left_on_disk(pipe), pipe.device
+    try:
+        for name, folder in left.items():
+            library, kind = _class_in(folder)
+            part = getattr(import_module(library), kind).from_pretrained(folder, use_safetensors=True)
+            pipe.register_modules(**{name: part.eval().requires_grad_(False).to(device)})
+        yield
+    finally:
+        pipe.register_modules(**dict.fromkeys(left))
+
+
+def save(pipe: Any, folder: Path) -> None:
+    """Saves a pipeline as a folder that `from_pretrained` opens, whole even where parts are on the disk."""
+    pipe.save_pretrained(folder, safe_serialization=True)
+    index = folder / "model_index.json"
+    parts = json.loads(index.read_text(encoding="utf-8"))
+    for name, source in left_on_disk(pipe).items():
+        shutil.copytree(source, folder / name, copy_function=link)
+        parts[name] = list(_class_in(source))
+    index.write_text(json.dumps(parts, indent=2) + "\n", encoding="utf-8")
+
+
+def link(source: str, target: str) -> None:
+    """The same file by a second name, which takes no room; a copy where the file system knows no links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def _class_in(folder: Path) -> tuple[str, str]:

@@ -82,7 +82,7 @@ def test_it_holds_what_the_encoders_say_of_every_clip_and_names_the_broken_one(w
     captions = {caption for clip in cache.clips for caption in clip.captions}
     assert "something moves" in captions
     for caption in captions | {""}:
-        assert torch.equal(cache.embedding(caption), encoder.read(caption))
+        assert torch.equal(cache.embedding(caption)["hidden"], encoder.read(caption))
 
 
 def test_pixels_are_stored_as_they_are(config, tmp_path, clips):

@@ -71,7 +71,7 @@ def check(
     from ..data.layouts import read_layout
     from ..errors import DataError
     from ..sizes import ALL, parse_all
-    from ..training.build import shape_rules
+    from ..training.build import open_base, shape_rules
 
     if fix:
         check_target(fix)
@@ -85,6 +85,7 @@ def check(
 
         scorer = ClipScorer(clip_model)
         judge = FitJudge(scorer.of_frames, scorer.of_captions)
+    asked = RunConfig.build({"train": {"init_from": model}})
     with progress("decoding", "files") as report:
         result = examine(
             manifest,
@@ -95,7 +96,7 @@ def check(
             short=short,
             buckets=parse_all(buckets or []),
             upscale=upscale,
-            rules=shape_rules(RunConfig.build({"train": {"init_from": model}})) if buckets or model else ALL,
+            rules=shape_rules(asked, open_base(asked)) if buckets or model else ALL,
             timeout=timeout,
             on_done=lambda done: report(done, files),
             reader=reader,

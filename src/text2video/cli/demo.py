@@ -31,7 +31,7 @@ def demo(*, output_dir: Path = Path("runs/demo"), fast: bool = False) -> None:
     from ..config import RunConfig
     from ..data.shapes import write
     from ..evaluation.shapes import evaluate_shapes
-    from ..families.base import choose_device, choose_dtype, family_of
+    from ..families.base import choose_device, choose_dtype, open_model
     from ..training.trainer import train
 
     config = RunConfig.load(CONFIG, [f"--output_dir={output_dir}", *(FAST.split() if fast else ())])
@@ -60,8 +60,7 @@ def demo(*, output_dir: Path = Path("runs/demo"), fast: bool = False) -> None:
         if not done:
             train(config, resume=True)
     with stage("evaluation", f"{prompts} videos, {evaluation}"), progress("evaluating", "videos") as report:
-        family = family_of(final)
-        pipe = family.open(final, choose_device(config.train.device), choose_dtype("float32"))
+        family, pipe = open_model(final, choose_device(config.train.device), choose_dtype("float32"))
         result = evaluate_shapes(family, pipe, prompts, batch_size=BATCH, model=str(final), on_progress=report)
         result.save(evaluation)
     with stage("report", "one page, with all that it shows inside"):

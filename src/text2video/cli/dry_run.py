@@ -8,7 +8,7 @@ import torch
 from ..config import RunConfig
 from ..families.base import Family
 from ..sizes import Bucket
-from ..training.build import build, shape_rules, steps_in_all
+from ..training.build import build, learning, open_base, shape_rules, steps_in_all
 from ..training.data import RunData, bucket_notes, collate, encoded, open_data, sampler_of
 
 
@@ -19,20 +19,23 @@ def describe(config: RunConfig) -> str:
         UsageError: the model cannot make videos of that shape.
         DataError: there is nothing to train on.
     """
-    data = open_data(config.data, config.seed, shape_rules(config))
-    family, pipe, _ = build(config, data.captions, data.shape, cache=data.cache)
-    lines = [*data.notes, *parameters(family, pipe), *shapes(config, data, family, pipe), *steps(config, data)]
+    base = open_base(config)
+    data = open_data(config.data, config.seed, shape_rules(config, base))
+    family, pipe, _ = build(config, data.captions, data.shape, base, cache=data.cache)
+    learning(config, family, pipe)
+    lines = [*data.notes, *parameters(pipe), *shapes(config, data, family, pipe), *steps(config, data)]
     return config.to_yaml() + "\n" + "\n".join(f"# {line}" for line in lines)
 
 
-def parameters(family: Family, pipe: Any) -> list[str]:
+def parameters(pipe: Any) -> list[str]:
     """A line on the size of each part."""
-    learning = family.trainable(pipe)
     lines = []
     for name, part in pipe.components.items():
         if isinstance(part, torch.nn.Module):
             count = sum(p.numel() for p in part.parameters())
-            lines.append(f"{name}: {count / 1e6:.2f}M parameters, {'trained' if name in learning else 'frozen'}")
+            trained = sum(p.numel() for p in part.parameters() if p.requires_grad)
+            some = f"{trained / 1e6:.2f}M of them trained" if 0 < trained < count else ""
+            lines.append(f"{name}: {count / 1e6:.2f}M parameters, {some or ('trained' if trained else 'frozen')}")
     return lines
 
 

@@ -50,18 +50,17 @@ def evaluate(
         model_class: Your own class that the model is of, as module:Class.
     """
     from ..evaluation.shapes import evaluate_shapes
-    from ..families.base import choose_device, choose_dtype, family_of, model_folder
+    from ..families.base import choose_device, choose_dtype, model_folder, open_model
     from ..families.imports import import_class
     from ..generation import Settings
 
     if model_class:
         import_class(model_class)
     folder = model_folder(model)
-    family = family_of(folder)
     run = folder.parent if (folder.parent / "run.yaml").is_file() else None
     output_dir = output_dir or (run or Path()) / "evaluation"
     output_dir.mkdir(parents=True, exist_ok=True)  # what the disk refuses is known before the work
-    pipe = family.open(folder, choose_device(device), choose_dtype(dtype))
+    family, pipe = open_model(folder, choose_device(device), choose_dtype(dtype))
     settings = Settings(
         num_inference_steps=num_inference_steps,
         guidance_scale=guidance_scale,

@@ -10,7 +10,7 @@ from cyclopts.types import PositiveInt
 
 from ..errors import UsageError
 from .prompts import ask, asked_prompts, read_prompts
-from .sampling import AS_TRAINED, Sampling
+from .sampling import AS_TRAINED, AS_USUAL, NO_OPTIONS, Opened, Options, Sampling
 from .terminal import progress, say
 
 
@@ -26,9 +26,11 @@ def generate(
     save_frames: bool = False,
     visualize: bool = False,
     sampling: Sampling = AS_TRAINED,
+    options: Options = NO_OPTIONS,
+    opened: Opened = AS_USUAL,
     batch_size: PositiveInt = 1,
     device: str = "auto",
-    dtype: str = "float32",
+    dtype: str = "auto",
     model_class: str | None = None,
 ) -> None:
     """Make videos from prompts with a trained model.
@@ -48,7 +50,7 @@ def generate(
         visualize: Also write frames side by side as a PNG, of each video and of all together.
         batch_size: Videos sampled together.
         device: auto, cpu, cuda or mps.
-        dtype: float32, bfloat16 or float16.
+        dtype: float32, bfloat16, float16 or auto.
         model_class: Your own class that the model is of, as module:Class.
     """
     wanted = [*(prompts or []), *([prompt] if prompt is not None else [])]
@@ -71,10 +73,10 @@ def generate(
     side, seed = values.pop("frame_size"), values.pop("seed")
     values |= {"height": sampling.height or side, "width": sampling.width or side}
     extras = {"save_gif": save_gif, "save_frames": save_frames, "visualize": visualize}
-    videos = Videos(model, device, dtype, output_dir, output_video, extras, batch_size)
+    videos = Videos(model, device, dtype, opened.opening(), output_dir, output_video, extras, batch_size)
     for some in [wanted] if wanted else asked_prompts():
         with progress("generating", "steps") as report:
-            for path in videos.make(some, Settings(**values, seed=seed), report):
+            for path in videos.make(some, Settings(**values, options=options.given(), seed=seed), report):
                 say(path)
         seed += len(some) * sampling.num_videos_per_prompt
 

@@ -1,10 +1,14 @@
 """The options of sampling, the same for every verb that makes videos."""
 
-from dataclasses import dataclass
-from typing import Annotated
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 from cyclopts.types import NonNegativeInt, PositiveFloat, PositiveInt
+
+if TYPE_CHECKING:
+    from ..families.base import Opening
 
 
 @Parameter(name="*")
@@ -23,11 +27,15 @@ class Sampling:
         guidance_scale: How closely to follow the prompt; 1 is no guidance.
         guidance_interval: Lowest and highest noise level with guidance, from 0 to 1.
         scheduler: Sampler: ddpm, ddim, dpm++, dpm++sde, unipc, euler or flow.
+        image: Picture that the video begins with, for models that take one.
+        last_image: Picture that it ends with.
+        video: Video to start from, for models that take one.
+        strength: How much of that video is made anew, above 0 and up to 1.
         seed: Seed of the first video; each following one has the next number.
         num_videos_per_prompt: Videos of each prompt.
     """
 
-    negative_prompt: str = ""
+    negative_prompt: str | None = None
     num_frames: Annotated[PositiveInt | None, Parameter(name=["--num_frames", "--video_length"])] = None
     frame_size: PositiveInt | None = None
     height: PositiveInt | None = None
@@ -37,8 +45,63 @@ class Sampling:
     guidance_scale: float | None = None
     guidance_interval: tuple[float, float] | None = None
     scheduler: str | None = None
+    image: Path | None = None
+    last_image: Path | None = None
+    video: Path | None = None
+    strength: PositiveFloat | None = None
     seed: NonNegativeInt = 0
     num_videos_per_prompt: PositiveInt = 1
 
 
 AS_TRAINED = Sampling()
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Options:
+    """Sampling options of single families of models.
+
+    Args:
+        motion_bucket_id: Stable Video Diffusion: how much motion, from 0 to 255.
+        noise_aug_strength: Stable Video Diffusion: noise on the first frame; more lets the video leave it.
+        decode_chunk_size: Frames decoded together: fewer need less memory.
+    """
+
+    motion_bucket_id: NonNegativeInt | None = None
+    noise_aug_strength: float | None = None
+    decode_chunk_size: PositiveInt | None = None
+
+    def given(self) -> dict[str, Any]:
+        """Those that are given."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Opened:
+    """How a model is opened.
+
+    Args:
+        variant: Variant of the weight files, such as fp16.
+        offload: What leaves the GPU while it is not needed: none, model, group or sequential.
+        lora: Adapters: runs' folders or safetensors files.
+        motion_adapter: AnimateDiff: folder of the motion adapter, where the model is one of images.
+        controlnet: AnimateDiff: folder of a ControlNet, which --video then steers.
+    """
+
+    variant: str | None = None
+    offload: Literal["none", "model", "group", "sequential"] = "none"
+    lora: Annotated[list[Path] | None, Parameter(consume_multiple=True)] = None
+    motion_adapter: Path | None = None
+    controlnet: Path | None = None
+
+    def opening(self) -> "Opening":
+        """As the families take it."""
+        from ..families.base import Opening
+
+        parts = {"motion_adapter": self.motion_adapter, "controlnet": self.controlnet}
+        own = {name: folder for name, folder in parts.items() if folder is not None}
+        return Opening(self.variant, self.offload, self.lora or (), own)
+
+
+NO_OPTIONS, AS_USUAL = Options(), Opened()

@@ -9,7 +9,7 @@ import numpy as np
 from diffusers.utils.logging import disable_progress_bar
 
 from .. import video
-from ..families.base import choose_device, choose_dtype, family_of, model_folder
+from ..families.base import Opening, choose_device, choose_dtype, model_folder, open_model
 from ..generation import Generated, Settings, file_names, generate, save
 
 _ON_SHEET = 8  # frames of a video that the sheet of all shows
@@ -21,6 +21,7 @@ class Videos:
     Args:
         model: see `families.base.load`.
         device, dtype: by name.
+        opening: adapters, offloading and the like.
         folder: for the videos.
         file: for a single video, in place of the folder.
         extras: `save_gif`, `save_frames`, `visualize` of `generation.save`.
@@ -32,6 +33,7 @@ class Videos:
         model: Path,
         device: str,
         dtype: str,
+        opening: Opening,
         folder: Path,
         file: Path | None,
         extras: dict[str, bool],
@@ -39,8 +41,7 @@ class Videos:
     ):
         disable_progress_bar()  # of loading, which takes no time
         self.model = model_folder(model)
-        self.family = family_of(self.model)
-        self.pipe = self.family.open(self.model, choose_device(device), choose_dtype(dtype))
+        self.family, self.pipe = open_model(self.model, choose_device(device), choose_dtype(dtype), opening)
         self.folder, self.file, self.extras, self.batch_size = folder, file, extras, batch_size
         (file.parent if file else folder).mkdir(parents=True, exist_ok=True)  # refused before the work, not after it
         self.taken: set[Path] = set()

@@ -197,9 +197,10 @@ class Cache:
                 f"There is no {kind} of {key!r:.80} in {self.folder}. Give the same `text2video data prepare` again."
             ) from None
 
-    def embedding(self, text: str) -> Tensor:
-        """The frozen text encoder's embeddings `[L, D]` of a caption with its prefix, or of the empty caption."""
-        return self.reader.read(self.entry("text", text, self._text_mark))["hidden"].float()
+    def embedding(self, text: str) -> dict[str, Tensor]:
+        """What a frozen text encoder made of a caption with its prefix, or of the empty caption, by name."""
+        stored = self.reader.read(self.entry("text", text, self._text_mark))
+        return {name: value.float() if value.is_floating_point() else value for name, value in stored.items()}
 
     def video(self, index: int) -> dict[str, Tensor]:
         """Clip `index`: `mean` and `logvar` `[C, t, h, w]`, or `pixels` `[3, T, H, W]`; and any `condition.NAME`."""

@@ -82,7 +82,7 @@ class TextToVideoDiffusion:
     """Diffusion over video, given text: the training objective (Ho et al. 2020, 2022).
 
     Args:
-        schedule: cosine, linear, scaled_linear or flow.
+        schedule: cosine, linear, scaled_linear or flow; or a `Schedule`, whose timesteps and shift are its own.
         num_timesteps: training timesteps.
         prediction: epsilon, v, x0 or flow.
         weighting: uniform, or min_snr (Hang et al. 2023).
@@ -96,7 +96,7 @@ class TextToVideoDiffusion:
 
     def __init__(
         self,
-        schedule: str = "cosine",
+        schedule: str | Schedule = "cosine",
         num_timesteps: int = 1000,
         prediction: str = "epsilon",
         weighting: str = "uniform",
@@ -114,12 +114,14 @@ class TextToVideoDiffusion:
         ):
             if value not in known:
                 raise UsageError(f"{value!r} is none of {', '.join(known)}.")
-        if schedule == "flow" and prediction == "epsilon":
+        if isinstance(schedule, str):
+            schedule = Schedule(schedule, num_timesteps, shift)
+        if schedule.is_flow and prediction == "epsilon":
             raise UsageError(
                 "prediction epsilon says nothing about the video where the flow schedule is pure noise. "
                 "Choose prediction flow, x0 or v, or the cosine schedule."
             )
-        self.schedule = Schedule(schedule, num_timesteps, shift)
+        self.schedule = schedule
         self.prediction, self.weighting, self.min_snr_gamma = prediction, weighting, min_snr_gamma
         self.timestep_distribution, self.logit_mean, self.logit_std = timesteps, logit_mean, logit_std
         self.edge_weight = edge_weight

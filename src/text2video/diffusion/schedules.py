@@ -34,7 +34,7 @@ SAMPLERS = {
     "flow": FlowMatchEulerDiscreteScheduler,
 }
 # Lu et al. 2022 (arXiv:2211.01095). With fresh noise in every step, memory of the last one (order 2) gains nothing.
-_DPM: dict[str, dict[str, Any]] = {
+DPM: dict[str, dict[str, Any]] = {
     "dpm++": {"algorithm_type": "dpmsolver++"},
     "dpm++sde": {"algorithm_type": "sde-dpmsolver++", "solver_order": 1},
 }
@@ -55,14 +55,19 @@ class Schedule:
         num_timesteps: training timesteps.
         shift: flow only: moves timesteps towards noise, sigma' = shift sigma / (1 + (shift - 1) sigma), for larger
             videos (Esser et al. 2024, eq. 23).
+        cumprod: not flow: alpha^2 at each timestep, `[num_timesteps]`, in place of the one that the name means.
     """
 
-    def __init__(self, name: str = "cosine", num_timesteps: int = 1000, shift: float = 1.0):
+    def __init__(
+        self, name: str = "cosine", num_timesteps: int = 1000, shift: float = 1.0, cumprod: Tensor | None = None
+    ):
         if name not in (*BETAS, "flow"):
             raise UsageError(f"There is no noise schedule {name!r}. Choose one of {', '.join(BETAS)}, flow.")
         self.name, self.num_timesteps, self.shift = name, num_timesteps, shift
         if name != "flow":
-            cumprod = DDPMScheduler(num_timesteps, beta_schedule=BETAS[name]).alphas_cumprod.double()
+            if cumprod is None:
+                cumprod = DDPMScheduler(num_timesteps, beta_schedule=BETAS[name]).alphas_cumprod
+            cumprod = cumprod.double()
             # float32 tables: some devices (MPS) know no float64
             self._alpha, self._sigma = cumprod.sqrt().float(), (1 - cumprod).sqrt().float()
 
@@ -116,8 +121,8 @@ class Schedule:
             return DDPMScheduler(clip_sample=clip, **common)
         if name == "ddim":
             return DDIMScheduler(clip_sample=clip, set_alpha_to_one=True, **common)
-        if name in _DPM:
-            return DPMSolverMultistepScheduler(**_DPM[name], final_sigmas_type="zero", **common)
+        if name in DPM:
+            return DPMSolverMultistepScheduler(**DPM[name], final_sigmas_type="zero", **common)
         if name == "unipc":
             return UniPCMultistepScheduler(final_sigmas_type="zero", **common)
         if name == "euler":
@@ -137,8 +142,8 @@ class Schedule:
             "final_sigmas_type": "zero",
             "timestep_spacing": "trailing",
         }
-        if name in _DPM:
-            return DPMSolverMultistepScheduler(**_DPM[name], **common)
+        if name in DPM:
+            return DPMSolverMultistepScheduler(**DPM[name], **common)
         if name == "unipc":
             return UniPCMultistepScheduler(**common)
         raise UsageError(
@@ -153,4 +158,5 @@ class Schedule:
         if isinstance(scheduler, FlowMatchEulerDiscreteScheduler) or config.get("use_flow_sigmas"):
             return cls("flow", config.num_train_timesteps, config.get("shift") or config.get("flow_shift") or 1.0)
         names = {theirs: ours for ours, theirs in BETAS.items()}
-        return cls(names[config.beta_schedule], config.num_train_timesteps)
+        # its own table: pretrained models begin and end their betas elsewhere, and some rescale them
+        return cls(names[config.beta_schedule], config.num_train_timesteps, cumprod=scheduler.alphas_cumprod)

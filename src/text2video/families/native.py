@@ -1,6 +1,6 @@
 """Our own models as a family: a 3D U-Net over pixels or latents and a text encoder, from scratch or from a folder."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,12 +8,15 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer
 
+from ..diffusion.guidance import default_steps
 from ..diffusion.schedules import Schedule
+from ..errors import UsageError
 from ..models.codecs import Geometry, Latents, encode, open_codec
 from ..models.text import BuiltinTextModel, TextEncoder, padded, text_width
 from ..models.unet3d import UNet3D
-from ..pipelines import TextToVideoPipeline
+from ..pipelines import TextToVideoPipeline, leave_on_disk, save
 from ..sizes import Bucket, ShapeRules
+from .base import AS_USUAL, Defaults, Opening, Task, placed
 from .frozen import on_disk
 
 if TYPE_CHECKING:
@@ -23,15 +26,18 @@ if TYPE_CHECKING:
 class NativeFamily:
     """`UNet3D` over pixels or a codec's latents, with the built-in or a pretrained text encoder.
 
-    `embeddings`, caption -> `[L, D]`, stands in for a frozen text encoder that is not in memory.
+    `embeddings` stands in for a frozen text encoder that is not in memory.
     """
 
     name = "native"
-    tasks = ("text-to-video",)
+    dtype = torch.float32
+    options: frozenset[str] = frozenset()
+    lora_targets = ("q", "kv", "qkv", "out")
+    timesteps = "uniform"
 
     def __init__(self) -> None:
         self._frozen: TextEncoder | None = None
-        self.embeddings: Callable[[str], Tensor] | None = None
+        self.embeddings: Callable[[str], dict[str, Tensor]] | None = None
 
     def create(
         self,
@@ -67,7 +73,7 @@ class NativeFamily:
             guidance_interval=config.preview.guidance_interval,
             num_inference_steps=config.preview.num_inference_steps,
         )
-        pipe.leave_on_disk(left)
+        leave_on_disk(pipe, left)
         return pipe
 
     @staticmethod
@@ -90,13 +96,37 @@ class NativeFamily:
         )
 
     def open(
-        self, path: Path, device: torch.device, dtype: torch.dtype = torch.float32, trainable_only: bool = False
+        self,
+        path: Path,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        trainable_only: bool = False,
+        opening: Opening = AS_USUAL,
     ) -> TextToVideoPipeline:
         """The pipeline in a folder; with `trainable_only` its frozen parts are left there, out of memory."""
+        if opening.parts or opening.variant:
+            raise UsageError("A model trained here takes no --variant and no further parts: leave them out.")
         left = on_disk(path) if trainable_only else {}
-        pipe = TextToVideoPipeline.from_pretrained(path, dtype=dtype, **dict.fromkeys(left)).to(device)
-        pipe.leave_on_disk(left)
-        return pipe
+        pipe = TextToVideoPipeline.from_pretrained(path, dtype=dtype, **dict.fromkeys(left))
+        leave_on_disk(pipe, left)
+        return placed(pipe, device, opening.offload)
+
+    def tasks(self, pipe: Any) -> tuple[Task, ...]:
+        """Videos from text."""
+        return ("text-to-video",)
+
+    def defaults(self, pipe: Any) -> Defaults:
+        """As it was trained."""
+        own = pipe.config
+        return Defaults(
+            own["num_frames"],
+            own["height"],
+            own["width"],
+            own["fps"],
+            own["num_inference_steps"] or default_steps(pipe.scheduler),
+            own["guidance_scale"],
+            guidance_interval=own["guidance_interval"] or (0.0, 1.0),
+        )
 
     def rules(self, pipe: Any) -> ShapeRules:
         """The videos that it can take."""
@@ -105,6 +135,14 @@ class NativeFamily:
     def schedule(self, pipe: Any) -> Schedule:
         """The noise schedule it was trained with."""
         return Schedule.from_scheduler(pipe.scheduler)
+
+    def prediction(self, pipe: Any) -> str:
+        """What the U-Net predicts."""
+        return pipe.config["prediction"]
+
+    def denoisers(self, pipe: Any) -> dict[str, nn.Module]:
+        """The U-Net."""
+        return {"unet": pipe.unet}
 
     def trainable(self, pipe: Any) -> dict[str, nn.Module]:
         """The U-Net, and the text encoder where it is the built-in one."""
@@ -118,7 +156,7 @@ class NativeFamily:
         if "text_encoder" in modules:
             return TextEncoder(pipe.tokenizer, modules["text_encoder"], trainable=True)(captions).condition()
         if self.embeddings is not None:
-            return padded([self.embeddings(caption) for caption in captions], pipe.device).condition()
+            return padded([self.embeddings(caption)["hidden"] for caption in captions], pipe.device).condition()
         if self._frozen is None or self._frozen.model is not pipe.text_encoder:
             self._frozen = TextEncoder(pipe.tokenizer, pipe.text_encoder)
         return self._frozen(captions).condition()
@@ -127,7 +165,15 @@ class NativeFamily:
         """The codec's latents; without a codec pixels are denoised as they are."""
         return Latents(video) if pipe.vae is None else encode(pipe.vae, video)
 
-    def predict(self, modules: dict[str, nn.Module], x_t: Tensor, t: Tensor, condition: dict[str, Any]) -> Tensor:
+    def conditions(
+        self, pipe: Any, items: Mapping[str, Any], x_0: Tensor, generators: Sequence[torch.Generator]
+    ) -> dict[str, Tensor]:
+        """What the data gives besides captions, as it is."""
+        return {name: value.to(x_0.device) for name, value in items["conditions"].items()}
+
+    def predict(
+        self, pipe: Any, modules: dict[str, nn.Module], x_t: Tensor, t: Tensor, condition: dict[str, Any]
+    ) -> Tensor:
         """The U-Net's prediction."""
         return modules["unet"](x_t, t, **condition, return_dict=False)[0]
 
@@ -136,11 +182,26 @@ class NativeFamily:
         pipe: Any,
         prompts: Sequence[str],
         generators: Sequence[torch.Generator],
-        on_step: Callable[[int, int, Tensor], None] | None = None,
+        on_step: Callable[[int, int], None] | None = None,
         **settings: Any,
     ) -> Tensor:
         """See `TextToVideoPipeline.sample`."""
-        return pipe.sample(prompts, generators, on_step=on_step, **settings)
+        report = (lambda step, steps, _: on_step(step, steps)) if on_step else None
+        return pipe.sample(prompts, generators, on_step=report, **settings)
+
+    def adapt(self, pipe: Any, shape: Bucket, fps: float | None) -> None:
+        """Shape and frame rate are written into the pipeline's configuration."""
+        pipe.register_to_config(num_frames=shape.frames, height=shape.height, width=shape.width)
+        if fps:
+            pipe.register_to_config(fps=float(fps))
+
+    def use_sampler(self, pipe: Any, name: str) -> None:
+        """See `TextToVideoPipeline.use_sampler`."""
+        pipe.use_sampler(name)
+
+    def save(self, pipe: Any, folder: Path) -> None:
+        """The pipeline as a diffusers folder."""
+        save(pipe, folder)
 
 
 def _text(

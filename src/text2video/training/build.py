@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoTokenizer
 
 from ..config import RunConfig, TrainConfig
@@ -16,6 +17,7 @@ from ..data.cache import Cache
 from ..diffusion.objectives import Objective, TextToVideoDiffusion
 from ..diffusion.schedules import Schedule
 from ..errors import UsageError
+from ..families import lora
 from ..families.base import Family, family_of, model_folder
 from ..families.frozen import Frozen, prepared_settings
 from ..families.imports import construct, import_class
@@ -26,13 +28,34 @@ from ..sizes import Bucket, ShapeRules
 
 logger = logging.getLogger("text2video")
 
+Base = tuple[Family, Any]
+"""The family and the pipeline that a run starts from."""
 
-def shape_rules(config: RunConfig) -> ShapeRules:
+
+def open_base(config: RunConfig) -> Base | None:
+    """The model that a run starts from, on the CPU; None where it starts from nothing.
+
+    An adapter leaves the model's weights as they are, so they are held in the precision that the run computes in.
+
+    Raises:
+        ModelError: it cannot be opened.
+    """
+    if config.train.init_from is None:
+        return None
+    folder = model_folder(config.train.init_from)
+    if lora.base_of(folder):
+        raise UsageError(f"{folder} is an adapter. Start from its base model, {lora.base_of(folder)}.")
+    half = config.lora and choose_precision(config.train.mixed_precision, config.train.device)
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(half or "", torch.float32)
+    family = family_of(folder)
+    return family, family.open(folder, torch.device("cpu"), dtype, config.data.load_tensors is not None)
+
+
+def shape_rules(config: RunConfig, base: Base | None) -> ShapeRules:
     """What the model of a run can take. Data is opened by it, before the model is built from the data's captions."""
-    if config.train.init_from:
-        folder = model_folder(config.train.init_from)
-        family = family_of(folder)
-        return family.rules(family.open(folder, torch.device("cpu"), torch.float32, trainable_only=True))
+    if base:
+        family, pipe = base
+        return family.rules(pipe)
     with torch.device("meta"):  # no memory, and nothing drawn
         inner = construct(NativeFamily.denoiser, config, 1, denoiser_class(config)).rules
     return Geometry.read(config.model.codec).rules(inner) if config.model.codec else inner
@@ -44,15 +67,21 @@ def denoiser_class(config: RunConfig) -> type[UNet3D]:
 
 
 def build(
-    config: RunConfig, captions: list[str], shape: Bucket, begun: Path | None = None, cache: Cache | None = None
+    config: RunConfig,
+    captions: list[str],
+    shape: Bucket,
+    base: Base | None = None,
+    begun: Path | None = None,
+    cache: Cache | None = None,
 ) -> tuple[Family, Any, Objective]:
-    """The family, pipeline and objective of a run: new, or from the model in `init_from`.
+    """The family, pipeline and objective of a run: new, or of the model that it starts from.
 
     A model that is started from keeps its own architecture, text encoder, schedule, prediction and sampler.
 
     Args:
         captions: that the built-in tokenizer is made from.
         shape: what the model makes when it is not told otherwise.
+        base: see `open_base`.
         begun: model folder of this run's checkpoint, whose tokenizer is kept.
         cache: prepared data, in place of the model's frozen parts, which are left on the disk.
 
@@ -61,19 +90,18 @@ def build(
     """
     frozen = check_prepared(config, cache) if cache else Frozen()
     diffusion = config.diffusion
-    schedule = Schedule(diffusion.schedule, diffusion.num_timesteps, diffusion.shift)
-    prediction = diffusion.prediction
-    if config.train.init_from:
-        folder = model_folder(config.train.init_from)
-        family = family_of(folder)
-        pipe = family.open(folder, torch.device("cpu"), torch.float32, cache is not None)
-        schedule, prediction = family.schedule(pipe), pipe.config["prediction"]
-        pipe.register_to_config(num_frames=shape.frames, height=shape.height, width=shape.width)
-        if config.data.fps:
-            pipe.register_to_config(fps=float(config.data.fps))
-        logger.info("starts from %s: architecture, text encoder, schedule and prediction are that model's", folder)
+    if base:
+        family, pipe = base
+        family.adapt(pipe, shape, config.data.fps)
+        schedule, prediction = family.schedule(pipe), family.prediction(pipe)
+        logger.info(
+            "starts from %s: architecture, text encoder, schedule and prediction are that model's",
+            config.train.init_from,
+        )
     else:
         family = NativeFamily()
+        schedule = Schedule(diffusion.schedule, diffusion.num_timesteps, diffusion.shift)
+        prediction = diffusion.prediction
         torch.manual_seed(config.seed)
         tokenizer = AutoTokenizer.from_pretrained(begun / "tokenizer") if begun else None
         parts = cache.folder / "parts" if cache else None
@@ -83,18 +111,46 @@ def build(
     kind = import_class(diffusion.objective) if diffusion.objective else TextToVideoDiffusion
     objective = construct(
         kind,
-        schedule=schedule.name,
+        schedule=schedule,
         num_timesteps=schedule.num_timesteps,
         shift=schedule.shift,
         prediction=prediction,
         weighting=diffusion.weighting,
         min_snr_gamma=diffusion.min_snr_gamma,
-        timesteps=diffusion.timesteps,
+        timesteps=diffusion.timesteps or family.timesteps,
         logit_mean=diffusion.logit_mean,
         logit_std=diffusion.logit_std,
         edge_weight=diffusion.edge_weight,
     )
     return family, pipe, objective
+
+
+def learning(config: RunConfig, family: Family, pipe: Any) -> dict[str, nn.Module]:
+    """The modules that a run trains, component name -> module; what trains of them, and only that, has gradients.
+
+    Raises:
+        UsageError: an adapter fits none of their layers, or there is no model for it to adapt.
+    """
+    settings = config.lora
+    if settings is None:
+        parts = family.trainable(pipe)
+        for part in parts.values():
+            part.requires_grad_(True)
+        return parts
+    if config.train.init_from is None:
+        raise UsageError("--lora trains an adapter of a model that is there already. Name it by --model.")
+    parts = family.denoisers(pipe)
+    torch.manual_seed(config.seed)
+    lora.add(
+        parts,
+        settings.targets or family.lora_targets,
+        rank=settings.rank,
+        alpha=settings.alpha,
+        rslora=settings.rslora,
+        dora=settings.dora,
+        dropout=settings.lora_dropout,
+    )
+    return parts
 
 
 def check_prepared(config: RunConfig, cache: Cache) -> Frozen:

@@ -17,9 +17,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import TrainingError
+from .ema import EMA
 
 
 def write_whole(folder: Path, fill: Callable[[Path], None]) -> None:
@@ -102,7 +103,7 @@ class Checkpoints:
     def save(
         self,
         step: int,
-        modules: Mapping[str, nn.Module],
+        weights: EMA,
         states: Mapping[str, Any],
         write_model: Callable[[Path], None],
         clips_per_step: int,
@@ -110,7 +111,7 @@ class Checkpoints:
         """Write the checkpoint after `step` steps, point `last` at it, and remove those no longer kept.
 
         Args:
-            modules: whose weights train.
+            weights: what trains, and its average.
             states: optimisers and whatever else has a `state_dict`.
             write_model: writes the averaged model into a folder, ready to generate with.
             clips_per_step: of all processes and micro-steps; the order of the clips depends on it.
@@ -118,7 +119,8 @@ class Checkpoints:
         state = {"step": step, "clips_per_step": clips_per_step}
 
         def fill(folder: Path) -> None:
-            save_file(_flat(modules), folder / "weights.safetensors")
+            save_file(_whole(weights.parameters), folder / "weights.safetensors")
+            save_file(_whole(weights.averages), folder / "ema.safetensors")
             torch.save({name: state.state_dict() for name, state in states.items()}, folder / "optimizer.pt")
             write_model(folder / "model")
             (folder / "state.json").write_text(json.dumps(state), encoding="utf-8")
@@ -133,7 +135,9 @@ class Checkpoints:
                 shutil.rmtree(gone, ignore_errors=True)
         return self.path(step)
 
-    def load(self, step: int, modules: Mapping[str, nn.Module], states: Mapping[str, Any]) -> None:
+    def load(
+        self, step: int, weights: Mapping[str, Tensor], averages: Mapping[str, Tensor], states: Mapping[str, Any]
+    ) -> None:
         """Read a checkpoint into what trains. Learning rate, weight decay and the like stay as they are configured.
 
         Raises:
@@ -141,12 +145,13 @@ class Checkpoints:
         """
         folder = self.path(step)
         try:
-            weights = load_file(folder / "weights.safetensors")
-            for name, module in modules.items():
-                own = {
-                    key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")
-                }
-                module.load_state_dict(own)
+            for file, own in (("weights", weights), ("ema", averages)):
+                saved = load_file(folder / f"{file}.safetensors")
+                if saved.keys() != own.keys():
+                    raise ValueError(f"{file} are of {len(saved)} tensors, and here are {len(own)}")
+                with torch.no_grad():
+                    for name, value in own.items():
+                        value.copy_(saved[name])
             saved = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
             for name, state in states.items():
                 groups = getattr(state, "param_groups", [])
@@ -198,9 +203,5 @@ class Checkpoints:
                 path.unlink(missing_ok=True)
 
 
-def _flat(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    return {
-        f"{name}.{key}": value.detach().cpu().contiguous()
-        for name, module in modules.items()
-        for key, value in module.state_dict().items()
-    }
+def _whole(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().contiguous() for name, value in weights.items()}

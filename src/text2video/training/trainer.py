@@ -5,14 +5,14 @@ accelerate places, wraps, casts, reduces and tracks; order and randomness are ou
 position to save, and a resumed run equals an unbroken one bit for bit.
 """
 
-import copy
 import logging
 import signal
 import threading
 import types
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from datetime import timedelta
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,13 @@ from torch import Tensor, nn
 
 from .. import video
 from ..config import RunConfig
-from ..diffusion.guidance import default_steps
 from ..diffusion.objectives import Batch
 from ..errors import Text2VideoError, TrainingError, UsageError
-from ..families.base import choose_device
+from ..families import lora
+from ..families.base import choose_device, model_folder
 from ..generation import Settings, file_names, generate
-from .build import build, choose_precision, has_compiler, shape_rules, steps_in_all
+from ..pipelines import completed
+from .build import build, choose_precision, has_compiler, learning, open_base, shape_rules, steps_in_all
 from .checkpoint import Checkpoints, write_text, write_whole
 from .data import RunData, batches, bucket_notes, collate, encoded, open_data, sampler_of
 from .draws import draw, draw_latents, generator
@@ -104,26 +105,34 @@ class Trainer:
         self.rank, self.world = rank, world
 
         self.checkpoints = Checkpoints(config.output_dir, config.train.keep_checkpoints)
+        self.base = open_base(config)
         self.data: RunData = self.open_data(on_checked)
         # A resumed run keeps its vocabulary, whatever became of the captions.
         steps = self.checkpoints.steps()
         begun = self.checkpoints.path(steps[-1]) / "model" if steps else None
         self.sampler = sampler_of(config, self.data.train, rank, world)
         self.family, self.pipe, self.objective = build(
-            config, self.data.captions, self.data.shape, begun, self.data.cache
+            config, self.data.captions, self.data.shape, self.base, begun, self.data.cache
         )
         self.total_steps = steps_in_all(config.train, self.sampler)
 
-        # The averaged weights are a pipeline of their own, always ready for previews, validation and saving.
-        parts = self.family.trainable(self.pipe)
-        frozen = {id(part): part for name, part in self.pipe.components.items() if name not in parts}
-        self.averaged = copy.deepcopy(self.pipe, frozen)
+        parts = learning(config, self.family, self.pipe)
         self.place(parts)
-        self.ema = EMA(self.family.trainable(self.averaged), config.optim.ema_decay)
         self.modules: dict[str, nn.Module] = {
             name: self.accelerator.prepare_model(part, device_placement=True) for name, part in parts.items()
         }
-        names = {p: name for part in self.modules.values() for name, p in part.named_parameters() if p.requires_grad}
+        # The loop says itself where it computes in mixed precision, so that previews compute as `generate` does.
+        self.parts = {
+            name: self.accelerator.unwrap_model(m, keep_fp32_wrapper=False) for name, m in self.modules.items()
+        }
+        weights = {
+            f"{name}.{key}": p
+            for name, part in self.parts.items()
+            for key, p in part.named_parameters()
+            if p.requires_grad
+        }
+        self.ema = EMA(weights, config.optim.ema_decay)
+        names = {p: name for name, p in weights.items()}
         self.optimizers = {
             player: self.accelerator.prepare_optimizer(make_optimizer(config.optim, own, names))
             for player, own in self.objective.players(names).items()
@@ -135,12 +144,11 @@ class Trainer:
         self.interrupted = False
 
     def place(self, parts: dict[str, nn.Module]) -> None:
-        """Put both pipelines on the device, with what the configuration asks of the modules."""
+        """Put the pipeline on the device, with what the configuration asks of the modules."""
         train = self.config.train
-        self.averaged.to(self.accelerator.device)
         self.pipe.to(self.accelerator.device)
         for part in parts.values():
-            part.train().requires_grad_(True)
+            part.train()
             if train.gradient_checkpointing and getattr(part, "_supports_gradient_checkpointing", False):
                 part.enable_gradient_checkpointing()  # pyright: ignore[reportCallIssue]
             if train.compile:
@@ -167,7 +175,7 @@ class Trainer:
             logger.info(note)
         if note := self.checkpoints.otherwise(done, self.sampler.batch_size):
             logger.warning(note)
-        parameters = sum(p.numel() for part in self.modules.values() for p in part.parameters())
+        parameters = sum(p.numel() for p in self.ema.parameters.values())
         logger.info(
             "%.2fM parameters train on %s, %d steps", parameters / 1e6, self.accelerator.device, self.total_steps
         )
@@ -175,7 +183,7 @@ class Trainer:
             with self.stop_on_interrupt():
                 self.loop(tracker, done)
             if main:
-                write_whole(self.final, lambda folder: self.averaged.save_pretrained(folder, safe_serialization=True))
+                write_whole(self.final, self.write_model)
             self.accelerator.wait_for_everyone()
         except NotANumber as error:
             good = self.checkpoints.steps()
@@ -193,11 +201,7 @@ class Trainer:
         steps = self.checkpoints.steps()
         if not steps:
             return 0
-        plain = {name: self.accelerator.unwrap_model(module) for name, module in self.modules.items()}
-        self.checkpoints.load(steps[-1], plain, self.states)
-        saved = self.family.open(self.checkpoints.path(steps[-1]) / "model", torch.device("cpu"), torch.float32, True)
-        for name, part in self.family.trainable(saved).items():
-            self.ema.averages[name].load_state_dict(part.state_dict())
+        self.checkpoints.load(steps[-1], self.ema.parameters, self.ema.averages, self.states)
         self.best_loss, self.best_step = best_so_far(self.config.output_dir / "metrics.jsonl", steps[-1])
         if self.accelerator.is_main_process and self.best_step in steps:  # killed before it was marked
             self.checkpoints.mark_best(self.best_step)
@@ -205,12 +209,13 @@ class Trainer:
 
     def open_data(self, on_checked: Callable[[int, int], None] | None) -> RunData:
         """The run's data, checked by one process for all."""
+        rules = shape_rules(self.config, self.base)
         if self.world == 1:
-            return open_data(self.config.data, self.config.seed, shape_rules(self.config), on_checked)
+            return open_data(self.config.data, self.config.seed, rules, on_checked)
         found: list[Any] = [None]
         if self.accelerator.is_main_process:
             try:
-                found = [open_data(self.config.data, self.config.seed, shape_rules(self.config), on_checked)]
+                found = [open_data(self.config.data, self.config.seed, rules, on_checked)]
             except Text2VideoError as error:
                 found = [error]
         broadcast_object_list(found)
@@ -262,7 +267,7 @@ class Trainer:
             optimizer.step()
             for other in self.optimizers.values():
                 other.zero_grad()
-        self.ema.update({name: self.accelerator.unwrap_model(m) for name, m in self.modules.items()}, step)
+        self.ema.update(step)
         total = torch.stack(list(losses.values())).sum()
         return {"train/loss": total, **(losses if len(losses) > 1 else {})}, grad_norm
 
@@ -279,7 +284,8 @@ class Trainer:
         noise, u, uniform = draw(self.config.seed, step, indices, size, x_0.shape[1:])
         dropout = self.config.data.caption_dropout
         captions = ["" if r < dropout else c for r, c in zip(uniform, items["captions"], strict=True)]
-        conditions = {name: value.to(device) for name, value in items["conditions"].items()}
+        generators = [generator(self.config.seed, 12, step, index) for index in indices]
+        conditions = self.family.conditions(self.pipe, items, x_0, generators)
         return Batch(x_0, noise.to(device), u.to(device), conditions), captions
 
     def loss(self, player: str, batch: Batch, captions: list[str]) -> Tensor:
@@ -287,9 +293,7 @@ class Trainer:
         with self.accelerator.autocast():
             text = self.family.encode_text(self.pipe, self.modules, captions)
             whole = Batch(batch.x_0, batch.noise, batch.u, {**text, **batch.condition})
-            return self.objective.loss(
-                lambda x_t, t, condition: self.family.predict(self.modules, x_t, t, condition), whole, player
-            )
+            return self.objective.loss(partial(self.family.predict, self.pipe, self.modules), whole, player)
 
     def lr(self, step: int) -> float:
         """The learning rate of a step, as it is logged."""
@@ -313,33 +317,32 @@ class Trainer:
         if val is None:
             return
         samples, size = self.config.train.val_samples, self.config.train.batch_size
-        parts, total = self.family.trainable(self.averaged), torch.zeros(())
-        player = next(iter(self.optimizers))
-        for first in range(self.rank * size, samples, self.world * size):
-            rows = range(first, min(first + size, samples))
-            for _, group in groupby(rows, lambda row: val.shape(row % len(val))):
-                batch = self.val_batch(list(group), parts)
-                loss = self.objective.loss(
-                    lambda x_t, t, condition: self.family.predict(parts, x_t, t, condition), batch, player
-                )
-                total += loss.cpu() * len(batch.x_0) / samples
+        player, total = next(iter(self.optimizers)), torch.zeros(())
+        predict = partial(self.family.predict, self.pipe, self.parts)
+        with self.averaged():
+            for first in range(self.rank * size, samples, self.world * size):
+                rows = range(first, min(first + size, samples))
+                for _, group in groupby(rows, lambda row: val.shape(row % len(val))):
+                    batch = self.val_batch(list(group))
+                    total += self.objective.loss(predict, batch, player).cpu() * len(batch.x_0) / samples
         loss = self.sum(total)
         tracker.validation(step, loss)
         if loss < self.best_loss:
             self.best_loss, self.best_step = loss, step
 
-    def val_batch(self, rows: list[int], parts: dict[str, nn.Module]) -> Batch:
+    def val_batch(self, rows: list[int]) -> Batch:
         """Some samples of the validation loss: row -> clip, noise and level, the same in every validation."""
         val: Any = self.data.val
         device = self.accelerator.device
         items = collate([val[row % len(val)] for row in rows])
-        latents = encoded(self.family, self.averaged, items, device)
+        latents = encoded(self.family, self.pipe, items, device)
         x_0 = draw_latents(latents, [(self.config.seed, 31, row) for row in rows])
         noise = torch.stack([torch.randn(x_0.shape[1:], generator=generator(self.config.seed, 30, r)) for r in rows])
         # multiples of the golden ratio: any few of them lie evenly in (0, 1)
         u = torch.tensor([(0.5 + row * 0.6180339887) % 1 for row in rows]).clamp(1e-6, 1 - 1e-6)
-        text = self.family.encode_text(self.averaged, parts, items["captions"])
-        conditions = {name: value.to(device) for name, value in items["conditions"].items()}
+        text = self.family.encode_text(self.pipe, self.parts, items["captions"])
+        generators = [generator(self.config.seed, 32, row) for row in rows]
+        conditions = self.family.conditions(self.pipe, items, x_0, generators)
         return Batch(x_0, noise.to(device), u.to(device), {**text, **conditions})
 
     def is_best(self, step: int) -> bool:
@@ -350,11 +353,30 @@ class Trainer:
         """A checkpoint; what metrics.jsonl says up to it is on the disk first."""
         tracker.sync()
         if self.accelerator.is_main_process:
-            plain = {name: self.accelerator.unwrap_model(module) for name, module in self.modules.items()}
-            self.checkpoints.save(step, plain, self.states, self.averaged.save_pretrained, self.sampler.batch_size)
+            self.checkpoints.save(step, self.ema, self.states, self.write_model, self.sampler.batch_size)
             if self.is_best(step):
                 self.checkpoints.mark_best(step)
         self.accelerator.wait_for_everyone()
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within, the pipeline is the one that would be saved: averaged weights, nothing that only training wants."""
+        for part in self.parts.values():
+            part.eval()
+        try:
+            with self.ema.applied(), torch.compiler.set_stance("force_eager"):
+                yield
+        finally:
+            for part in self.parts.values():
+                part.train()
+
+    def write_model(self, folder: Path) -> None:
+        """The averaged model, or its adapter, as a folder that `generate` takes."""
+        with self.averaged():
+            if self.config.lora is None:
+                self.family.save(self.pipe, folder)
+            else:
+                lora.save(folder, self.parts, model_folder(self.config.train.init_from or ""))
 
     def preview(self, tracker: Tracker, step: int) -> None:
         """Sample videos from the averaged weights, by the path that `generate` takes; shared among processes."""
@@ -365,13 +387,13 @@ class Trainer:
         ]
         folder = self.config.output_dir / "samples" / f"{step:06d}"
         # Ancestral DDPM walks 1000 steps when not told otherwise: too long to wait for between two steps of training.
-        usual = preview.num_inference_steps or default_steps(self.averaged.scheduler)
+        usual = preview.num_inference_steps or self.family.defaults(self.pipe).num_inference_steps
         steps = min(usual, preview.max_preview_steps)
         clips = []
         for index in range(self.rank, len(prompts), self.world):
             settings = Settings(seed=self.config.seed + index, num_inference_steps=steps)
-            with self.averaged.completed():
-                (result,) = generate(self.family, self.averaged, [prompts[index]], settings, str(self.final))
+            with self.averaged(), completed(self.pipe):
+                (result,) = generate(self.family, self.pipe, [prompts[index]], settings, str(self.final))
             name = f"{index:02d}-{file_names([prompts[index]])[0]}"
             folder.mkdir(parents=True, exist_ok=True)
             video.write(folder / name, result.frames, result.fps, metadata=result.metadata())

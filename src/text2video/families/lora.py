@@ -1,0 +1,223 @@
+"""Low-rank adapters (Hu et al. 2021, arXiv:2106.09685), by peft: added to a model, written, read and laid over another.
+
+An adapter is written in the form that diffusers loads: `COMPONENT.LAYER.lora_A.weight` and `lora_B.weight` in one
+safetensors file, with rank and alpha in its metadata. Beside it stands `base.json`, which names the model it belongs
+to, so that the folder alone can be generated from.
+"""
+
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ..errors import ModelError, UsageError
+
+FILE, BASE = "pytorch_lora_weights.safetensors", "base.json"
+NAME = "trained"  # of the adapter that a run trains
+_METADATA = "lora_adapter_metadata"  # the key that diffusers reads rank and alpha under
+
+logger = logging.getLogger("text2video")
+
+
+@dataclass
+class Adapter:
+    """An adapter read from a file."""
+
+    source: Path
+    weights: dict[str, Tensor]  # COMPONENT.LAYER.lora_A.weight ...
+    metadata: dict[str, Any]  # COMPONENT.r, COMPONENT.lora_alpha ...; empty where the file says nothing
+    alphas: dict[str, float]  # COMPONENT.LAYER.alpha, as other tools' files have them
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What an adapter changed."""
+
+    matched: int  # tensors that found their layer
+    unmatched: tuple[str, ...]  # the names of the others
+    change: float  # the largest change of a layer's weights, relative to their size
+
+
+def add(
+    modules: Mapping[str, nn.Module],
+    targets: Sequence[str],
+    rank: int = 16,
+    alpha: float | None = None,
+    rslora: bool = False,
+    dora: bool = False,
+    dropout: float = 0.0,
+) -> None:
+    """Puts a new adapter, which changes nothing yet, into each module; all other weights are frozen.
+
+    Args:
+        targets: names, or ends of names, of the layers that it goes to.
+        alpha: its weight is alpha / rank (rsLoRA: alpha / sqrt(rank)); None: alpha = rank.
+
+    Raises:
+        UsageError: a module has no such layers.
+    """
+    from peft import LoraConfig, inject_adapter_in_model
+
+    for name, module in modules.items():
+        module.requires_grad_(False)
+        config = LoraConfig(
+            r=rank,
+            lora_alpha=rank if alpha is None else alpha,  # pyright: ignore[reportArgumentType] - floats work
+            target_modules=list(targets),
+            use_rslora=rslora,
+            use_dora=dora,
+            lora_dropout=dropout,
+        )
+        try:
+            inject_adapter_in_model(config, module, adapter_name=NAME)
+        except ValueError as error:
+            raise UsageError(f"No adapter can be added to {name}: {error} Name other layers by --targets.") from None
+
+
+def weights(modules: Mapping[str, nn.Module], name: str = NAME) -> dict[str, Tensor]:
+    """The adapter's weights in diffusers' names, on the CPU."""
+    from peft import get_peft_model_state_dict
+
+    return {
+        f"{component}.{key}": value.detach().cpu().contiguous()
+        for component, module in modules.items()
+        for key, value in get_peft_model_state_dict(module, adapter_name=name).items()
+    }
+
+
+def save(folder: Path, modules: Mapping[str, nn.Module], base: Path) -> None:
+    """Writes the trained adapter as `FILE` and the model it belongs to as `BASE` into a folder."""
+    metadata = {
+        f"{component}.{key}": sorted(value) if isinstance(value, set) else value
+        for component, module in modules.items()
+        for key, value in module.peft_config[NAME].to_dict().items()  # pyright: ignore
+        if isinstance(value, str | int | float | list | dict | set | None)
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    words = {"format": "pt", _METADATA: json.dumps(metadata, sort_keys=True)}
+    save_file(weights(modules), folder / FILE, metadata=words)
+    (folder / BASE).write_text(json.dumps({"base": str(base.resolve())}) + "\n", encoding="utf-8")
+
+
+def base_of(folder: Path) -> Path | None:
+    """The model that the adapter in a folder belongs to; None where there is no adapter.
+
+    Raises:
+        ModelError: `base.json` is damaged.
+    """
+    note = folder / BASE
+    if not note.is_file():
+        return None
+    try:
+        return Path(json.loads(note.read_text(encoding="utf-8"))["base"])
+    except (ValueError, KeyError, TypeError):
+        raise ModelError(
+            f"{note} is damaged: it does not name the adapter's base. Give the adapter by --lora."
+        ) from None
+
+
+def read(path: Path, pipe: Any) -> Adapter:
+    """The adapter in a folder or a safetensors file, in diffusers' names whichever tool wrote it.
+
+    Args:
+        pipe: of the kind that it is for, whose own reader knows other tools' names.
+
+    Raises:
+        ModelError: there is none that can be read.
+    """
+    file = path / FILE if path.is_dir() else path
+    if not file.is_file() or file.suffix != ".safetensors":
+        raise ModelError(f"{str(path)!r} is no adapter: give a safetensors file, or a folder with {FILE}.")
+    try:
+        with safe_open(file, "pt") as opened:
+            words = opened.metadata() or {}
+        state: dict[str, Tensor] = load_file(file)
+        metadata = json.loads(words.get(_METADATA, "{}"))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ModelError(f"The adapter {file} cannot be read: {error}") from None
+    if all(".lora_" in key and key.partition(".")[0] in pipe.components for key in state):
+        return Adapter(file, state, metadata, {})
+    if not hasattr(type(pipe), "lora_state_dict"):
+        raise ModelError(f"The adapter {file} has names that are not diffusers' own: {next(iter(state))}.")
+    try:
+        state, *more = type(pipe).lora_state_dict(file, return_lora_metadata=True)
+    except Exception as error:  # each converter has its own ways to fail
+        raise ModelError(f"The adapter {file} is not one for a {type(pipe).__name__}: {error}") from None
+    alphas = more[0] if len(more) == 2 and more[0] else {}
+    return Adapter(file, state, {}, {key: float(value) for key, value in alphas.items()})
+
+
+def apply(modules: Mapping[str, nn.Module], adapter: Adapter, name: str) -> Applied:
+    """Lays an adapter over the modules that it has weights for, beside adapters that are there already.
+
+    Raises:
+        ModelError: it matches no layer, does not fit one, or changes nothing.
+    """
+    from diffusers.utils.peft_utils import get_peft_kwargs
+    from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
+
+    matched, unmatched = 0, []
+    for component, module in modules.items():
+        own = _within(component, adapter.weights)
+        layers = dict(module.named_modules())
+        missing = [key for key in own if key.partition(".lora_")[0] not in layers]
+        unmatched += [f"{component}.{key}" for key in missing]
+        own = {key: value for key, value in own.items() if key not in missing}
+        if not own:
+            continue
+        ranks = {f"^{key}": value.shape[1] for key, value in own.items() if "lora_B" in key and value.ndim > 1}
+        known = _within(component, adapter.metadata)
+        config = known or get_peft_kwargs(ranks, _within(component, adapter.alphas), own)
+        try:
+            inject_adapter_in_model(LoraConfig(**config), module, adapter_name=name, state_dict=own)
+            set_peft_model_state_dict(module, own, adapter_name=name)
+        except (RuntimeError, ValueError, TypeError) as error:
+            reason = str(error).splitlines()[0]
+            raise ModelError(f"The adapter {adapter.source} does not fit this model's {component}: {reason}") from None
+        set_active(module)
+        module.requires_grad_(False).eval()
+        matched += len(own)
+    unmatched += [key for key in adapter.weights if key.partition(".")[0] not in modules]
+    if not matched:
+        raise ModelError(
+            f"The adapter {adapter.source} matches no layer of this model; its first name is "
+            f"{next(iter(adapter.weights), 'missing: it is empty')}. It was made for another model."
+        )
+    result = Applied(matched, tuple(unmatched), max(changes(modules.values(), name), default=0.0))
+    if result.change == 0:
+        raise ModelError(f"The adapter {adapter.source} changes nothing: its weights are zero. Train it first.")
+    logger.info("%s: %d tensors, weights change by up to %.2g", adapter.source, result.matched, result.change)
+    if unmatched:
+        logger.warning("%s: %d tensors match no layer: %s ...", adapter.source, len(unmatched), unmatched[0])
+    return result
+
+
+def set_active(module: nn.Module) -> None:
+    """Has all adapters of a module at work, not the last one alone."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for layer in module.modules():
+        if isinstance(layer, BaseTunerLayer):
+            layer.set_adapter(sorted(layer._get_available_adapters()))
+
+
+def changes(modules: Iterable[nn.Module], name: str = NAME) -> Iterable[float]:
+    """For each layer with the adapter, how much it changes the weights: the ratio of Frobenius norms."""
+    from peft.tuners.lora import LoraLayer
+
+    for module in modules:
+        for layer in module.modules():
+            if isinstance(layer, LoraLayer) and name in layer.lora_A:
+                delta: Any = layer.get_delta_weight(name)  # pyright: ignore[reportCallIssue]
+                yield float(delta.float().norm() / layer.get_base_layer().weight.float().norm().clamp(min=1e-12))  # pyright: ignore
+
+
+def _within(component: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    start = f"{component}."
+    return {key.removeprefix(start): value for key, value in values.items() if key.startswith(start)}
