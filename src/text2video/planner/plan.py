@@ -7,7 +7,7 @@ peak is that of the phase that needs the most.
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,11 +15,11 @@ import torch.utils.checkpoint
 from torch import Tensor, nn
 
 from ..config import RunConfig
-from ..models.codecs import latent_bytes
+from ..models.codecs import geometry_of, latent_bytes
 from ..training.build import choose_precision
 from ..training.optim import make_optimizer
 from .cards import GB, Card
-from .facts import Facts, facts_of
+from .facts import Facts, facts_of, size_of
 from .tracing import Traced, Work, trace
 
 # What a process holds on a GPU before the first tensor: CUDA's context, its kernels and cuBLAS's workspace. Assumed.
@@ -30,106 +30,117 @@ PROCESS, WORKER = 0.7 * GB, 0.3 * GB
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will take. Bytes, and seconds on the card."""
+    """What a run will take.
 
-    card: Card
-    memory: dict[str, float]  # part -> bytes on the device in the phase that needs the most
-    phases: dict[str, float]  # phase -> bytes on the device
-    ram: float  # bytes of main memory; on a CPU that is where the device's parts are
-    disk: dict[str, float]  # part -> bytes
-    step_seconds: float
-    seconds: dict[str, float]  # part of the run -> seconds; empty where its length is not known
-    flops: float  # of one step
-    clips: int | None
+    Args:
+        on_gpu: whether it has a device with memory of its own; else all is in main memory.
+        memory: part -> bytes on the device, in the phase that needs the most.
+        phases: phase -> bytes on the device.
+        ram: bytes of main memory.
+        disk: part -> bytes on the disk at the end of the run.
+        step: what a step computes.
+        work: part of the run -> what it computes; empty where the run's length is not known.
+        steps: of the run; None: not known.
+    """
+
+    on_gpu: bool
+    memory: dict[str, float]
+    phases: dict[str, float]
+    ram: float
+    disk: dict[str, float]
+    step: Work
+    work: dict[str, Work]
     steps: int | None
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def on_gpu(self) -> bool:
-        """Whether it is computed on a card of its own memory."""
-        return self.card.name != "this CPU"
 
     @property
     def peak(self) -> float:
         """Bytes that the device needs."""
         return sum(self.memory.values())
 
-    def fits(self, limit: float) -> bool:
-        """Whether the device needs no more than that many bytes."""
-        return self.peak <= limit
+    @property
+    def worst(self) -> str:
+        """The phase that needs the most."""
+        return max(self.phases, key=lambda phase: self.phases[phase])
+
+    @property
+    def needed(self) -> float:
+        """Bytes that decide whether the run fits: of the device, or of main memory where that is the device."""
+        return self.peak if self.on_gpu else self.ram
+
+    def step_seconds(self, card: Card) -> float:
+        """How long a step takes on a card."""
+        return self.step.seconds(card.rate, card.reached_bandwidth)
+
+    def seconds(self, card: Card) -> dict[str, float]:
+        """Part of the run -> how long it takes on a card."""
+        return {part: work.seconds(card.rate, card.reached_bandwidth) for part, work in self.work.items()}
 
 
-def plan(config: RunConfig, card: Card, clips: int | None = None, facts: Facts | None = None) -> Plan:
-    """What a run will take on a card.
+def plan(config: RunConfig, on_gpu: bool, clips: int | None = None, facts: Facts | None = None) -> Plan:
+    """What a run will take, on a GPU or on a CPU.
 
     Args:
-        clips: to train on; None: not known, and neither is the run's length.
+        clips: of the data set; None: not known.
         facts: where they are known already.
 
     Raises:
         ModelError, UsageError: see `facts_of`.
     """
     facts = facts or facts_of(config)
-    on_gpu, train = card.name != "this CPU", config.train
+    train, prepared = config.train, config.data.load_tensors is not None
     dtype = lower_type(config, on_gpu)
     checkpoint(facts.learning, train.gradient_checkpointing)
     step = trace_step(facts, train.batch_size, on_gpu, dtype)
     states, workspace, update = trace_optimizer(config, facts)
-    sampling = trace_sampling(facts, on_gpu)
-    encoding, decoding = (_frozen(facts, run, on_gpu) for run in ("encoding", "decoding"))
+    videos = 2 if config.preview.sample_steps else 0  # with the caption and without
+    looked_at = max(videos, train.batch_size if config.data.val_fraction else 0, 1)
+    forward = trace_forward(facts, looked_at, on_gpu)
+    encoding = _codec(facts, None if prepared else facts.encode, on_gpu)
+    decoding = _codec(facts, facts.decode if videos else None, on_gpu)
 
-    weights = size_of(facts.learning)
-    there = {"weights": weights, "frozen parts": size_of(facts.frozen), "optimiser": states, "averaged weights": weights}
+    trained, frozen = size_of(facts.trained.values()), size_of(facts.frozen.values())
+    there = {
+        "weights": size_of(facts.learning.values()),
+        "frozen parts": 0 if prepared else frozen,
+        "optimiser": states,
+        "averaged weights": trained if config.optim.ema_decay else 0,
+    }
     gradients = step.gradients
     several = train.gradient_accumulation_steps > 1
     activations = step.besides if several else step.peak - gradients
     phases = {
         "training step": {"gradients": gradients, "activations": activations},
         "optimiser step": {"gradients": gradients, "workspace of the optimiser": workspace},
-        "encoding of clips": {"activations of the codec": encoding.peak if facts.encodes else 0},
+        "encoding of clips": {"activations of the codec": encoding.peak},
+        "validation and previews": {"activations of sampling": forward.peak},
     }
     if config.preview.sample_steps:
-        left = {} if facts.frozen else {"frozen parts for the preview": size_of({"codec": facts.codec})}
-        phases["preview: sampling"] = left | {"activations of sampling": sampling.peak}
-        phases["preview: decoding"] = left | {"activations of the codec": decoding.peak}
+        back = {"frozen parts, for previews": frozen} if prepared else {}
+        phases["validation and previews"] |= back
+        phases["decoding of previews"] = back | {"activations of the codec": decoding.peak}
     own: dict[str, float] = {"CUDA itself (assumed)": CONTEXT} if on_gpu else {}
     sums = {phase: sum((own | there | parts).values()) for phase, parts in phases.items()}
     worst = max(sums, key=lambda phase: sums[phase])
     memory = {name: size for name, size in (own | there | phases[worst]).items() if size}
     workers = WORKER * config.data.num_workers
-    held = weights * 2 + size_of(facts.frozen) if on_gpu else sums[worst]
+    held = there["weights"] + there["frozen parts"] if on_gpu else sums[worst]
     steps = steps_of(config, clips)
 
     micro = train.gradient_accumulation_steps
-    work = step.work * micro + update
-    if facts.encodes:
-        work += encoding.work * (micro * train.batch_size)
-    one = work.seconds(card.rate, card.reached_bandwidth)
-    seconds = {}
+    whole = step.work * micro + encoding.work * (micro * train.batch_size) + update
+    parts: dict[str, Work] = {}
     if steps:
-        seconds["training"] = steps * one
-        forward = sampling.work.seconds(card.rate, card.reached_bandwidth) / 2
-        checks = -(-steps // train.eval_steps) if config.data.val_fraction else 0
-        seconds["validation"] = checks * train.val_samples * forward
-        if config.preview.sample_steps:
-            videos = -(-steps // config.preview.sample_steps) * (
+        parts["training"] = whole * steps
+        if config.data.val_fraction:
+            parts["validation"] = forward.work * (-(-steps // train.eval_steps) * train.val_samples / looked_at)
+        if videos:
+            count = -(-steps // config.preview.sample_steps) * (
                 len(config.preview.sample_prompts) or config.preview.num_samples
             )
-            rounds = min(config.preview.num_inference_steps or 1000, config.preview.max_preview_steps)
-            finish = decoding.work.seconds(card.rate, card.reached_bandwidth)
-            seconds["previews"] = videos * (2 * rounds * forward + finish)
-    return Plan(
-        card,
-        memory,
-        sums,
-        PROCESS + workers + held,
-        disk_of(config, facts, states, clips, steps),
-        one,
-        seconds,
-        work.flops,
-        clips,
-        steps,
-    )
+            rounds = min(config.preview.num_inference_steps or 50, config.preview.max_preview_steps)
+            parts["previews"] = forward.work * (count * rounds * 2 / looked_at) + decoding.work * count
+    disk = disk_of(config, facts, states, clips, steps)
+    return Plan(on_gpu, memory, sums, PROCESS + workers + held, disk, whole, parts, steps)
 
 
 def lower_type(config: RunConfig, on_gpu: bool) -> torch.dtype | None:
@@ -157,74 +168,69 @@ def _checkpointed(module: Any, *inputs: Any) -> Any:
     return torch.utils.checkpoint.checkpoint(module, *inputs, **settings)
 
 
-def size_of(modules: Mapping[str, nn.Module | None]) -> int:
-    """Bytes of the modules' weights and buffers."""
-    tensors = [t for module in modules.values() if module for t in (*module.parameters(), *module.buffers())]
-    return sum({id(t): t.numel() * t.element_size() for t in tensors}.values())
-
-
-def tensors_of(facts: Facts) -> list[Tensor]:
-    """Weights and buffers of all parts."""
-    modules = [*facts.learning.values(), *facts.frozen.values(), *([facts.codec] if facts.codec else [])]
-    return [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
-
-
 def trace_step(facts: Facts, size: int, on_gpu: bool, dtype: torch.dtype | None) -> Traced:
     """Loss and gradients of one micro-batch of `size` clips."""
 
     def loss() -> Tensor:
-        x_0, x_t, t = facts.batch(size)
+        x_0, x_t, t = _batch(facts, size)
         return (facts.predict(x_t, t).float() - x_0).square().mean()
 
     for module in facts.learning.values():
         module.train()
         for parameter in module.parameters():
             parameter.grad = None
-    return trace(loss, tensors_of(facts), on_gpu=on_gpu, autocast=dtype, backward=True)
+    return trace(loss, facts.tensors, on_gpu=on_gpu, autocast=dtype, backward=True)
 
 
 def trace_optimizer(config: RunConfig, facts: Facts) -> tuple[int, int, Work]:
     """Bytes of the optimiser's states, bytes that a step of it needs besides, and the work of a step."""
-    names = {p: name for part in facts.learning.values() for name, p in part.named_parameters() if p.requires_grad}
+    names = {parameter: name for name, parameter in facts.trained.items()}
     gradients = [torch.empty_like(p) for p in names]
-    for parameter, gradient in zip(names, gradients, strict=True):
-        parameter.grad = gradient
-    held: list[Any] = []
+    work = Work()
+    touched = size_of([*names, *gradients])
+    if "8bit" in config.optim.optimizer:  # its kernels have no meta version: two bytes a weight, a scale a block
+        states, workspace = round(sum(p.numel() for p in names) * (2 + 8 / 256)), 0
+    else:
+        held: list[Any] = []
 
-    def first() -> None:
-        held.append(make_optimizer(config.optim, names, names))
-        held[0].step()
+        def first() -> None:
+            held.append(make_optimizer(config.optim, names, names))
+            held[0].step()
 
-    known = [*names, *gradients]
-    # the states are made in the first step, and what a step needs besides is seen in the second
-    begun = trace(first, known, on_gpu=False)
-    states = [value for state in held[0].state.values() for value in state.values() if isinstance(value, Tensor)]
-    after = trace(lambda: held[0].step(), [*known, *states], on_gpu=False)
-    touched = sum(t.numel() * t.element_size() for t in (*known, *states))
-    work = after.work
-    work.operations[0, 2 * touched, 4] += 1  # fused kernels, which are one operation, and the averaging of weights
-    for parameter in names:
-        parameter.grad = None
-    return begun.left, after.peak, work
+        for parameter, gradient in zip(names, gradients, strict=True):
+            parameter.grad = gradient
+        # the states are made in the first step, and what a step needs besides is seen in the second
+        states = trace(first, [*names, *gradients], on_gpu=False).left
+        kept = [value for state in held[0].state.values() for value in state.values() if isinstance(value, Tensor)]
+        after = trace(lambda: held[0].step(), [*names, *gradients, *kept], on_gpu=False)
+        workspace, work = after.peak, after.work
+        for parameter in names:
+            parameter.grad = None
+    work.operations[0, 2 * (touched + states), 4] += 1  # fused kernels, and the averaging of weights
+    return states, workspace, work
 
 
-def trace_sampling(facts: Facts, on_gpu: bool) -> Traced:
-    """One step of sampling a video with guidance: the prediction with the caption and without, in float32."""
+def trace_forward(facts: Facts, size: int, on_gpu: bool) -> Traced:
+    """The prediction for some videos without gradients, in the weights' own type."""
 
     def predict() -> Tensor:
-        _, x_t, t = facts.batch(2)
+        _, x_t, t = _batch(facts, size, next(iter(facts.learning.values())).dtype)
         return facts.predict(x_t, t)
 
     for module in facts.learning.values():
         module.eval()
-    return trace(predict, tensors_of(facts), on_gpu=on_gpu)
+    return trace(predict, facts.tensors, on_gpu=on_gpu)
 
 
-def _frozen(facts: Facts, name: str, on_gpu: bool) -> Traced:
+def _batch(facts: Facts, size: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
+    """x_0 and x_t `[B, C, t, h, w]` and t `[B]`."""
+    x_0 = torch.empty(size, *facts.latents, dtype=dtype)
+    return x_0, torch.empty_like(x_0), torch.empty(size)
+
+
+def _codec(facts: Facts, run: Any, on_gpu: bool) -> Traced:
     """What the codec needs for one video."""
-    if facts.codec is None:
-        return Traced(0, 0, 0, 0, Work())
-    return trace(getattr(facts, name), tensors_of(facts), on_gpu=on_gpu)
+    return trace(run, facts.tensors, on_gpu=on_gpu) if run else Traced(0, 0, 0, 0, Work())
 
 
 def steps_of(config: RunConfig, clips: int | None) -> int | None:
@@ -244,16 +250,16 @@ def disk_of(
 ) -> dict[str, float]:
     """Part -> bytes on the disk at the end of the run."""
     train = config.train
-    model = size_of(facts.learning) + size_of(facts.frozen)
-    learned = size_of(facts.learning)
+    learned = size_of(facts.trained.values())
+    # of an adapter's run the model is the adapter; what did not learn is linked, not copied
+    model = learned
+    averaged = learned if config.optim.ema_decay else 0
     saved = train.keep_checkpoints + 1 if steps is None else min(train.keep_checkpoints + 1, -(-steps // train.save_steps))
     disk: dict[str, float] = {
-        f"{saved} checkpoint{'s' * (saved > 1)}": saved * (learned + states + model),
+        f"{saved} checkpoint{'s' * (saved > 1)}": saved * (learned + averaged + states + model),
         "final model": model,
     }
     if config.data.load_tensors and clips:
-        from ..models.codecs import geometry_of
-
         geometry = geometry_of(facts.codec) if facts.codec is not None else None
         disk["prepared clips"] = clips * latent_bytes(geometry, facts.video, 2)
     return disk

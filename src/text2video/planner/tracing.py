@@ -89,9 +89,11 @@ class _Storages(TorchDispatchMode):
         # a kernel that updates its arguments in place and has no meta version: nothing to compute here
         if func._overloadpacket is torch.ops.aten._fused_adamw_:
             return None
-        out = func(*args, **(kwargs or {}))
+        # what was made outside torch, such as a table of numpy's, lies on the CPU
+        args, kwargs = _mapped(Tensor, _without_contents, args, kwargs or {})
+        out = func(*args, **kwargs)
         made = self._follow(out)
-        self._count(func, args, kwargs or {}, out, made)
+        self._count(func, args, kwargs, out, made)
         return out
 
     def _follow(self, out: Any) -> int:
@@ -156,6 +158,10 @@ def _tensors(tree: Any) -> Iterator[Tensor]:
             yield from _tensors(leaf)
 
 
+def _without_contents(tensor: Tensor) -> Tensor:
+    return tensor if tensor.is_meta or not tensor.ndim else torch.empty_like(tensor, device=META)
+
+
 def _mapped(kind: type, change: Callable[[Any], Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Arguments with those of a kind changed, also in a list of tensors."""
 
@@ -192,6 +198,7 @@ class _AsOn(TorchFunctionMode):
         if name in ("cpu", "cuda"):
             return args[0]
         args, kwargs = _mapped(torch.device, lambda _: META, args, kwargs)
+        kwargs.pop("generator", None)  # nothing is drawn, and there is none for this device
         if func in _device_constructors() or kwargs.get("device") is not None:
             kwargs["device"] = META
         if torch.is_autocast_enabled("cpu"):

@@ -1,0 +1,205 @@
+"""How far is the planner's prediction from the memory that training really takes?
+
+    python benchmarks/planner.py [CASE ...]
+
+Each case is a run of a few steps by the trainer, or by a plain loop over a random model of diffusers, in a process of
+its own. What the process had in memory after its imports, and a tiny run that loads what is imported late, is taken
+from the most that it ever had; the planner predicted the rest from shapes alone. A small `threshold` makes the C library
+give freed blocks back at once, as a GPU's allocator does: without it the rest is larger by what lies between blocks.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+FEW = "--shapes --clips 16 --max_steps 2 --sample_steps 0 --num_workers 0 --device cpu --no_wandb --no_tensorboard"
+SMALL = "--model_channels 32 --num_frames 16 --frame_size 64 --batch_size 2 --val_fraction 0"
+TINY = (
+    "--num_frames 4 --frame_size 16 --model_channels 16 --channel_mult 1 2 --attention time full --downsample_time false"
+    " --num_res_blocks 1 --head_dim 16 --text_width 32 --text_layers 1 --batch_size 4 --val_fraction 0.25"
+    " --val_samples 4"
+)
+# Case -> flags of a run, or a model of diffusers and how it is trained.
+CASES: dict[str, str | tuple[str, dict[str, Any]]] = {
+    "U-Net, fp32": SMALL,
+    "U-Net, bf16": f"{SMALL} --mixed_precision bf16 --batch_size 3",
+    "U-Net, checkpointing": f"{SMALL} --gradient_checkpointing --batch_size 12 --num_frames 8",
+    "U-Net, bf16, checkpointing": f"{SMALL} --gradient_checkpointing --mixed_precision bf16 --batch_size 16",
+    "U-Net, 4 micro-steps": f"{SMALL} --batch_size 1 --gradient_accumulation_steps 4 --model_channels 48",
+    "U-Net, factorised, full attention": f"{SMALL} --conv factorised --attention none none full --batch_size 4",
+    "U-Net, large frames": f"{SMALL} --num_frames 8 --frame_size 128 --batch_size 1",
+    "U-Net, 87M weights, AdamW": f"{SMALL} --model_channels 104 --num_frames 4 --frame_size 32 --batch_size 1",
+    "U-Net, 87M weights, AdamW, no average": (
+        f"{SMALL} --model_channels 104 --num_frames 4 --frame_size 32 --batch_size 1 --ema_decay 0"
+    ),
+    "U-Net, 87M weights, Muon": (
+        f"{SMALL} --model_channels 104 --num_frames 4 --frame_size 32 --batch_size 1 --optimizer muon"
+    ),
+    "U-Net with validation": f"{SMALL} --val_fraction 0.25 --val_samples 4 --batch_size 2 --mixed_precision bf16",
+    "ModelScope, all weights, fp32": ("modelscope", {"flags": "--ema_decay 0 --mixed_precision no"}),
+    "ModelScope, LoRA, bf16": ("modelscope", {"flags": "--preset lora --mixed_precision bf16"}),
+    "CogVideoX, LoRA, fp32": ("cogvideox", {"lora": True}),
+    "CogVideoX, all weights, checkpointing": ("cogvideox", {"checkpointing": True, "size": 2}),
+    "CogVideoX, all weights, bf16": ("cogvideox", {"autocast": True}),
+    "Wan, all weights, fp32": ("wan", {}),
+    "Wan, LoRA, bf16": ("wan", {"lora": True, "autocast": True, "size": 2}),
+}
+
+
+def child(name: str) -> None:
+    """Predict and run one case; both in GB as a line of JSON."""
+    import torch
+
+    from text2video.config import RunConfig
+    from text2video.planner.cards import this_cpu
+    from text2video.planner.plan import plan
+    from text2video.training.trainer import train
+
+    torch.set_num_threads(1)
+    case = CASES[name]
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        train(RunConfig.build({}, [*FEW.split(), *TINY.split(), "--output_dir", f"{folder}/tiny"]))
+        if isinstance(case, tuple) and "flags" not in case[1]:
+            config, facts, run = loop(case[0], **case[1])
+        else:
+            flags = case
+            if isinstance(case, tuple):
+                modelscope(place / "model")
+                sizes = "--num_frames 8 --frame_size 256 --fps null --val_fraction 0"
+                flags = f"--model {place / 'model'} {sizes} {case[1]['flags']}"
+            config = RunConfig.build({}, [*FEW.split(), *flags.split(), "--output_dir", f"{folder}/run"])
+            facts, run = None, lambda: train(config)
+        found = plan(config, this_cpu(), facts=facts)
+        del facts
+        before = resident("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # the most there was starts anew
+        run()
+        measured = resident("VmHWM") - before
+    values = {"predicted_GB": found.peak / 1e9, "measured_GB": measured / 1e9, "phase": max(found.phases, key=found.phases.__getitem__)}
+    print("RESULT", json.dumps(values), flush=True)
+
+
+def resident(field: str) -> float:
+    """Bytes of this process's memory, or of the most that it ever had."""
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(lines[field].split()[0]) * 1024
+
+
+def modelscope(folder: Path) -> None:
+    """A random ModelScope pipeline, a fifth as wide as the published one."""
+    import torch
+    from diffusers import AutoencoderKL, DDIMScheduler, TextToVideoSDPipeline, UNet3DConditionModel
+
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "families"))
+    from checkpoints import clip_text
+
+    torch.manual_seed(0)
+    encoder, tokenizer = clip_text(64, 77)
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+    TextToVideoSDPipeline(
+        vae=AutoencoderKL(block_out_channels=(16, 16, 32, 32), layers_per_block=1, norm_num_groups=8, **blocks),
+        text_encoder=encoder,
+        tokenizer=tokenizer,
+        unet=UNet3DConditionModel(block_out_channels=(64, 128, 256, 256), cross_attention_dim=64),
+        scheduler=DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012),
+    ).save_pretrained(folder)
+
+
+def loop(kind: str, lora: bool = False, checkpointing: bool = False, autocast: bool = False, size: int = 1):
+    """A configuration, the facts of a model of diffusers, and a function that trains it for two steps."""
+    import torch
+    from diffusers import CogVideoXTransformer3DModel, WanTransformer3DModel
+
+    from text2video.config import RunConfig
+    from text2video.families import lora as adapters
+    from text2video.planner.facts import Facts
+    from text2video.sizes import Bucket
+    from text2video.training.optim import make_optimizer
+
+    flags = [*FEW.split(), "--val_fraction", "0", "--ema_decay", "0", "--batch_size", str(size)]
+    flags += ["--gradient_checkpointing"] * checkpointing + ["--mixed_precision"] * autocast
+    config = RunConfig.build({}, flags)
+    dtype = torch.bfloat16 if lora and autocast else torch.float32
+    heads = {"num_attention_heads": 8, "attention_head_dim": 64}
+
+    def made() -> Any:
+        if kind == "cogvideox":
+            model: Any = CogVideoXTransformer3DModel(**heads, num_layers=4, text_embed_dim=256, sample_frames=17)
+        else:
+            model = WanTransformer3DModel(**heads, num_layers=6, text_dim=256, ffn_dim=2048, freq_dim=128)
+        torch.nn.Module.to(model, dtype)
+        if checkpointing:
+            model.enable_gradient_checkpointing()
+        if lora:
+            adapters.add({kind: model}, ("to_q", "to_k", "to_v", "to_out.0"), rank=16)
+            for parameter in model.parameters():
+                parameter.data = parameter.data.to(dtype)
+        return model
+
+    channels, frames, height, width = (16, 5, 60, 90) if kind == "cogvideox" else (16, 9, 60, 104)
+
+    def predicting(model: Any) -> Any:
+        def predict(x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            x_t = x_t.to(dtype)
+            text = torch.empty(len(t), 226, 256, dtype=dtype)
+            if kind == "cogvideox":
+                return model(x_t.transpose(1, 2), text, t, return_dict=False)[0].transpose(1, 2)
+            return model(x_t, t, text, return_dict=False)[0]
+
+        return predict
+
+    with torch.device("meta"):
+        bare = made()
+    video = Bucket(4 * frames - 3, 8 * height, 8 * width)
+    facts = Facts({kind: bare}, predicting(bare), video, (channels, frames, height, width))
+
+    def run() -> None:
+        torch.manual_seed(0)
+        model = made()
+        predict = predicting(model)
+        named = {p: name for name, p in model.named_parameters() if p.requires_grad}
+        optimizer = make_optimizer(config.optim, named, named)
+        for _ in range(2):
+            x_0, noise = torch.randn(2, size, channels, frames, height, width)
+            t = torch.full((size,), 500.0)
+            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                loss = (predict(x_0 + noise, t).float() - noise).square().mean()
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            del loss
+
+    return config, facts, run
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--child"]:
+        return child(sys.argv[2])
+    from machine import write_result
+
+    chosen = [name for name in CASES if not sys.argv[1:] or any(part in name for part in sys.argv[1:])]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    table = {}
+    print(f"{'case':40s} predicted  measured    error")
+    for name in chosen:
+        line = [sys.executable, __file__, "--child", name]
+        done = subprocess.run(line, capture_output=True, text=True, env=environment)
+        rows = [row for row in done.stdout.splitlines() if row.startswith("RESULT ")]
+        if not rows:
+            print(f"{name:40s} failed: {done.stderr[-600:]}", flush=True)
+            continue
+        values = json.loads(rows[0][7:])
+        error = values["predicted_GB"] / values["measured_GB"] - 1
+        table[name] = values | {"error": error}
+        print(f"{name:40s} {values['predicted_GB']:6.2f} GB {values['measured_GB']:6.2f} GB  {error:+7.1%} {values['phase']}", flush=True)
+    if not sys.argv[1:]:
+        write_result("planner", {"cases": table}, ("torch", "diffusers", "transformers", "peft"))
+
+
+if __name__ == "__main__":
+    main()
