@@ -14,7 +14,7 @@ from text2video.cli.main import VERBS, run, underscored
 
 HEAVY = ("torch", "numpy", "pyarrow", "diffusers", "transformers", "av")
 
-FLAT = ("source", "sampling", "answering")  # arguments whose fields are the options
+FLAT = ("source", "sampling", "options", "opened", "answering")  # arguments whose fields are the options
 
 
 def functions():
@@ -72,6 +72,7 @@ def test_unknown_verbs_are_answered_with_the_nearest(command):
 @pytest.mark.parametrize("verb", VERBS)
 def test_unknown_options_are_wrong_usage_of_every_verb(command, verb, tmp_path):
     needed = {"data shapes": ["x"], "data convert": ["x", "y", "--layout", "csv"], "evaluate": ["--model", "x"]}
+    needed["export"] = ["--model", "x", "--output_dir", "y"]
     code, out, err = command(*verb.split(), *needed.get(verb, []), "--no_such_option", "1")
     assert (code, out) == (2, "")
     assert "--no_such_option" in err

@@ -109,6 +109,16 @@ class Family(Protocol):
         ...
 
     @property
+    def comfyui_prefix(self) -> str | None:
+        """What ComfyUI's names of an adapter's layers begin with; None where it has no names for this family."""
+        ...
+
+    @property
+    def comfyui_names(self) -> Mapping[str, str]:
+        """Part of a layer's name in diffusers -> the same in ComfyUI."""
+        ...
+
+    @property
     def timesteps(self) -> str:
         """How it draws timesteps in training when it is not told otherwise: uniform or logit_normal."""
         ...
@@ -252,12 +262,20 @@ def open_model(
 
 
 def model_folder(path: str | Path) -> Path:
-    """The folder of the pipeline (or adapter) that a path means: a pipeline, a run, a checkpoint, or a part such as
-    `final/unet`."""
+    """The folder of the pipeline (or adapter) that a path means: a pipeline, a run, a checkpoint, a part such as
+    `final/unet`, or the name of a published model.
+
+    Raises:
+        ModelError: a published model is named that is not on this machine.
+    """
     path = Path(path)
+    if not path.exists():
+        from .catalog import named  # it knows all families, and they know this module
+
+        return named(path.as_posix()) or path
     # a finished run, a checkpoint, a stopped run, or a part of a pipeline, which has to exist
     pointed = [path / _read(path / name) / "model" for name in ("best", "last") if (path / name).is_file()]
-    for folder in (path, path / "final", path / "model", *pointed, *([path.parent] if path.exists() else [])):
+    for folder in (path, path / "final", path / "model", *pointed, path.parent):
         if (folder / "model_index.json").is_file() or lora.base_of(folder):
             return folder
     return path

@@ -34,6 +34,11 @@ class Adapter:
     metadata: dict[str, Any]  # COMPONENT.r, COMPONENT.lora_alpha ...; empty where the file says nothing
     alphas: dict[str, float]  # COMPONENT.LAYER.alpha, as other tools' files have them
 
+    def scale(self, component: str) -> float:
+        """What the product of a layer's two matrices is multiplied by."""
+        rank, alpha = self.metadata[f"{component}.r"], self.metadata[f"{component}.lora_alpha"]
+        return alpha / (rank**0.5 if self.metadata.get(f"{component}.use_rslora") else rank)
+
 
 @dataclass(frozen=True)
 class Applied:
@@ -146,7 +151,7 @@ def read(path: Path, pipe: Any) -> Adapter:
     if not hasattr(type(pipe), "lora_state_dict"):
         raise ModelError(f"The adapter {file} has names that are not diffusers' own: {next(iter(state))}.")
     try:
-        state, *more = type(pipe).lora_state_dict(file, return_lora_metadata=True)
+        state, *more = type(pipe).lora_state_dict(file, return_lora_metadata=True, use_safetensors=True)
     except Exception as error:  # each converter has its own ways to fail
         raise ModelError(f"The adapter {file} is not one for a {type(pipe).__name__}: {error}") from None
     alphas = more[0] if len(more) == 2 and more[0] else {}

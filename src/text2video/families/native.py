@@ -33,6 +33,8 @@ class NativeFamily:
     dtype = torch.float32
     options: frozenset[str] = frozenset()
     lora_targets = ("q", "kv", "qkv", "out")
+    comfyui_prefix: str | None = None
+    comfyui_names: Mapping[str, str] = {}
     timesteps = "uniform"
 
     def __init__(self) -> None:

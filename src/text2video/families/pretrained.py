@@ -39,6 +39,7 @@ class PretrainedFamily:
         denoiser_names: components that predict.
         frozen: components that training can do without once latents and embeddings are there.
         lora_targets: layers that adapters go to.
+        comfyui_prefix, comfyui_names: how ComfyUI names those layers.
         timesteps: how training draws timesteps.
         dtype: what it computes in on a GPU.
         published: models of its kind that can be had.
@@ -52,6 +53,8 @@ class PretrainedFamily:
     denoiser_names: ClassVar[tuple[str, ...]] = ("transformer",)
     frozen: ClassVar[tuple[str, ...]] = ("vae", "text_encoder")
     lora_targets: ClassVar[tuple[str, ...]] = ("to_q", "to_k", "to_v", "to_out.0")
+    comfyui_prefix: ClassVar[str | None] = None
+    comfyui_names: ClassVar[Mapping[str, str]] = {}
     timesteps: ClassVar[str] = "uniform"
     dtype: ClassVar[torch.dtype] = torch.bfloat16
     published: ClassVar[tuple[Published, ...]] = ()

@@ -1,0 +1,23 @@
+"""`text2video models`: the pretrained models that can be used."""
+
+from .terminal import say
+
+
+def models() -> None:
+    """List the pretrained models that can be used, and which of them are on this machine.
+
+    Memory is that of the denoiser's weights in 16 bits; `text2video plan` says what training and sampling need.
+    """
+    from ..families.catalog import on_this_machine, published
+
+    rows = [("MODEL", "FAMILY", "TASKS", "LICENCE", "DISK", "MEMORY", "HERE")]
+    for repository, (family, model) in published().items():
+        tasks = ", ".join(task.replace("-to-video", "") for task in model.tasks)
+        disk, memory = f"{model.gigabytes:g} GB", f"{2 * model.billions:.1f} GB"
+        rows.append(
+            (repository, family, tasks, model.licence, disk, memory, "yes" if on_this_machine(repository) else "")
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        say("  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip())
+    say("\nFetch one by `hf download MODEL`; then its name is enough: text2video generate --model MODEL")
