@@ -3,9 +3,9 @@
     python benchmarks/planner.py [CASE ...]
 
 Each case is a run of a few steps by the trainer, or by a plain loop over a random model of diffusers, in a process of
-its own. What the process had in memory after its imports, and a tiny run that loads what is imported late, is taken
-from the most that it ever had; the planner predicted the rest from shapes alone. A small `threshold` makes the C library
-give freed blocks back at once, as a GPU's allocator does: without it the rest is larger by what lies between blocks.
+its own. What the process had in memory after its imports, and a tiny run that loads what is imported late, is
+taken from the most that it ever had; the planner predicted the rest from shapes alone. The C library is told to give
+freed blocks back at once (`MALLOC`): otherwise it keeps some between those in use.
 """
 
 import json
@@ -13,11 +13,14 @@ import os
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+MALLOC = {"MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "262144"}
 FEW = "--shapes --clips 16 --max_steps 2 --sample_steps 0 --num_workers 0 --device cpu --no_wandb --no_tensorboard"
-SMALL = "--model_channels 32 --num_frames 16 --frame_size 64 --batch_size 2 --val_fraction 0"
+SMALL = "--model_channels 32 --num_frames 16 --frame_size 64 --batch_size 1 --val_fraction 0"
+WIDE = "--model_channels 96 --num_frames 4 --frame_size 16 --batch_size 1 --val_fraction 0"
 TINY = (
     "--num_frames 4 --frame_size 16 --model_channels 16 --channel_mult 1 2 --attention time full --downsample_time false"
     " --num_res_blocks 1 --head_dim 16 --text_width 32 --text_layers 1 --batch_size 4 --val_fraction 0.25"
@@ -26,26 +29,22 @@ TINY = (
 # Case -> flags of a run, or a model of diffusers and how it is trained.
 CASES: dict[str, str | tuple[str, dict[str, Any]]] = {
     "U-Net, fp32": SMALL,
-    "U-Net, bf16": f"{SMALL} --mixed_precision bf16 --batch_size 3",
-    "U-Net, checkpointing": f"{SMALL} --gradient_checkpointing --batch_size 12 --num_frames 8",
-    "U-Net, bf16, checkpointing": f"{SMALL} --gradient_checkpointing --mixed_precision bf16 --batch_size 16",
-    "U-Net, 4 micro-steps": f"{SMALL} --batch_size 1 --gradient_accumulation_steps 4 --model_channels 48",
-    "U-Net, factorised, full attention": f"{SMALL} --conv factorised --attention none none full --batch_size 4",
-    "U-Net, large frames": f"{SMALL} --num_frames 8 --frame_size 128 --batch_size 1",
-    "U-Net, 87M weights, AdamW": f"{SMALL} --model_channels 104 --num_frames 4 --frame_size 32 --batch_size 1",
-    "U-Net, 87M weights, AdamW, no average": (
-        f"{SMALL} --model_channels 104 --num_frames 4 --frame_size 32 --batch_size 1 --ema_decay 0"
-    ),
-    "U-Net, 87M weights, Muon": (
-        f"{SMALL} --model_channels 104 --num_frames 4 --frame_size 32 --batch_size 1 --optimizer muon"
-    ),
-    "U-Net with validation": f"{SMALL} --val_fraction 0.25 --val_samples 4 --batch_size 2 --mixed_precision bf16",
-    "ModelScope, all weights, fp32": ("modelscope", {"flags": "--ema_decay 0 --mixed_precision no"}),
-    "ModelScope, LoRA, bf16": ("modelscope", {"flags": "--preset lora --mixed_precision bf16"}),
-    "CogVideoX, LoRA, fp32": ("cogvideox", {"lora": True}),
-    "CogVideoX, all weights, checkpointing": ("cogvideox", {"checkpointing": True, "size": 2}),
+    "U-Net, bf16": f"{SMALL} --mixed_precision bf16",
+    "U-Net, checkpointing": f"{SMALL} --gradient_checkpointing --batch_size 6",
+    "U-Net, checkpointing, bf16": f"{SMALL} --gradient_checkpointing --mixed_precision bf16 --batch_size 9",
+    "U-Net, 2 micro-steps": f"{SMALL} --gradient_accumulation_steps 2 --num_frames 12",
+    "U-Net, factorised, full attention": f"{SMALL} --conv factorised --attention none none full --batch_size 2",
+    "U-Net, 8 frames of 96x96": f"{SMALL} --num_frames 8 --frame_size 96",
+    "U-Net, validation in fp32": f"{SMALL} --val_fraction 0.25 --val_samples 2 --mixed_precision bf16",
+    "77M weights, AdamW": WIDE,
+    "77M weights, AdamW, no average": f"{WIDE} --ema_decay 0",
+    "77M weights, Muon": f"{WIDE} --optimizer muon",
+    "ModelScope, all weights": ("modelscope", {"flags": "--ema_decay 0 --mixed_precision no"}),
+    "ModelScope, LoRA, bf16": ("modelscope", {"flags": "--preset lora --mixed_precision bf16 --num_frames 16"}),
+    "CogVideoX, LoRA": ("cogvideox", {"lora": True}),
     "CogVideoX, all weights, bf16": ("cogvideox", {"autocast": True}),
-    "Wan, all weights, fp32": ("wan", {}),
+    "Wan, all weights": ("wan", {}),
+    "Wan, checkpointing": ("wan", {"checkpointing": True, "size": 2}),
     "Wan, LoRA, bf16": ("wan", {"lora": True, "autocast": True, "size": 2}),
 }
 
@@ -55,7 +54,6 @@ def child(name: str) -> None:
     import torch
 
     from text2video.config import RunConfig
-    from text2video.planner.cards import this_cpu
     from text2video.planner.plan import plan
     from text2video.training.trainer import train
 
@@ -70,17 +68,17 @@ def child(name: str) -> None:
             flags = case
             if isinstance(case, tuple):
                 modelscope(place / "model")
-                sizes = "--num_frames 8 --frame_size 256 --fps null --val_fraction 0"
+                sizes = "--num_frames 8 --frame_size 256 --fps null --val_fraction 0 --shapes"
                 flags = f"--model {place / 'model'} {sizes} {case[1]['flags']}"
             config = RunConfig.build({}, [*FEW.split(), *flags.split(), "--output_dir", f"{folder}/run"])
             facts, run = None, lambda: train(config)
-        found = plan(config, this_cpu(), facts=facts)
+        found = plan(config, on_gpu=False, facts=facts)
         del facts
         before = resident("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # the most there was starts anew
         run()
         measured = resident("VmHWM") - before
-    values = {"predicted_GB": found.peak / 1e9, "measured_GB": measured / 1e9, "phase": max(found.phases, key=found.phases.__getitem__)}
+    values = {"predicted_GB": found.peak / 1e9, "measured_GB": measured / 1e9, "phase": found.worst}
     print("RESULT", json.dumps(values), flush=True)
 
 
@@ -177,28 +175,34 @@ def loop(kind: str, lora: bool = False, checkpointing: bool = False, autocast: b
     return config, facts, run
 
 
+def measure(name: str) -> dict[str, Any] | None:
+    """Run one case in a process of its own."""
+    environment = os.environ | MALLOC | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    line = [sys.executable, __file__, "--child", name]
+    done = subprocess.run(line, capture_output=True, text=True, env=environment)
+    rows = [row for row in done.stdout.splitlines() if row.startswith("RESULT ")]
+    if not rows:
+        print(f"{name:36s} failed: {done.stderr[-800:]}", flush=True)
+        return None
+    values = json.loads(rows[0].removeprefix("RESULT "))
+    values["error"] = values["predicted_GB"] / values["measured_GB"] - 1
+    sizes = f"{values['predicted_GB']:6.2f} GB {values['measured_GB']:6.2f} GB {values['error']:+7.1%}"
+    print(f"{name:36s} {sizes}  {values['phase']}", flush=True)
+    return values
+
+
 def main() -> None:
     if sys.argv[1:2] == ["--child"]:
         return child(sys.argv[2])
     from machine import write_result
 
-    chosen = [name for name in CASES if not sys.argv[1:] or any(part in name for part in sys.argv[1:])]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    table = {}
-    print(f"{'case':40s} predicted  measured    error")
-    for name in chosen:
-        line = [sys.executable, __file__, "--child", name]
-        done = subprocess.run(line, capture_output=True, text=True, env=environment)
-        rows = [row for row in done.stdout.splitlines() if row.startswith("RESULT ")]
-        if not rows:
-            print(f"{name:40s} failed: {done.stderr[-600:]}", flush=True)
-            continue
-        values = json.loads(rows[0][7:])
-        error = values["predicted_GB"] / values["measured_GB"] - 1
-        table[name] = values | {"error": error}
-        print(f"{name:40s} {values['predicted_GB']:6.2f} GB {values['measured_GB']:6.2f} GB  {error:+7.1%} {values['phase']}", flush=True)
+    chosen = [name for name in CASES if not sys.argv[1:] or name in sys.argv[1:]]
+    print(f"{'case':36s} predicted measured   error  phase")
+    with ThreadPoolExecutor(3) as pool:
+        found = dict(zip(chosen, pool.map(measure, chosen), strict=True))
     if not sys.argv[1:]:
-        write_result("planner", {"cases": table}, ("torch", "diffusers", "transformers", "peft"))
+        write_result("planner", {"malloc": MALLOC, "cases": found}, ("torch", "diffusers", "transformers", "peft"))
+    return None
 
 
 if __name__ == "__main__":

@@ -130,7 +130,7 @@ def described(config: RunConfig, plan: "Plan", card: "Card | None", clips: int |
             f"(assumed: {card.matrix_share:.0%} of the matrix rate and {card.bandwidth_share:.0%} of the memory "
             f"bandwidth, {rates}; loading of clips not counted)"
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, *plan.notes])
 
 
 def headline(config: RunConfig) -> str:

@@ -34,6 +34,7 @@ def train(*tokens: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> None
         return say(describe(config))
     note = said_of_resuming(config) if resume else ""
     from ..training.trainer import train as run
+    from .plan_short import announce
 
     logger, lines = logging.getLogger("text2video"), Lines()
     logger.addHandler(lines)
@@ -41,6 +42,7 @@ def train(*tokens: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> None
     try:
         if note:
             logger.info(note)
+        announce(config)
         with checking() as report:
             say(run(config, resume, report))
     except KeyboardInterrupt:

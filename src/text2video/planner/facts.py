@@ -59,6 +59,11 @@ class Facts:
     decode: Callable[[], Any] | None = None
 
     @property
+    def numbers(self) -> int:
+        """How many numbers of a video are denoised."""
+        return math.prod(self.latents)
+
+    @property
     def trained(self) -> dict[str, Tensor]:
         """Name -> weight that is trained."""
         found = {f"{name}.{key}": p for name, part in self.learning.items() for key, p in part.named_parameters()}

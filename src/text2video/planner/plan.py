@@ -26,6 +26,8 @@ from .tracing import Traced, Work, trace
 CONTEXT = 0.6 * GB
 # Python, torch, diffusers and transformers once they are imported, and one of the loader's processes. Assumed.
 PROCESS, WORKER = 0.7 * GB, 0.3 * GB
+# What the C library keeps between the blocks in use, as a share of them. Measured by benchmarks/planner.py --default.
+KEPT = 0.15
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Plan:
         step: what a step computes.
         work: part of the run -> what it computes; empty where the run's length is not known.
         steps: of the run; None: not known.
+        notes: what else is to be known, in words.
     """
 
     on_gpu: bool
@@ -51,6 +54,7 @@ class Plan:
     step: Work
     work: dict[str, Work]
     steps: int | None
+    notes: tuple[str, ...] = ()
 
     @property
     def peak(self) -> float:
@@ -123,7 +127,7 @@ def plan(config: RunConfig, on_gpu: bool, clips: int | None = None, facts: Facts
     worst = max(sums, key=lambda phase: sums[phase])
     memory = {name: size for name, size in (own | there | phases[worst]).items() if size}
     workers = WORKER * config.data.num_workers
-    held = there["weights"] + there["frozen parts"] if on_gpu else sums[worst]
+    held = there["weights"] + there["frozen parts"] if on_gpu else (1 + KEPT) * sums[worst]
     steps = steps_of(config, clips)
 
     micro = train.gradient_accumulation_steps
@@ -140,7 +144,10 @@ def plan(config: RunConfig, on_gpu: bool, clips: int | None = None, facts: Facts
             rounds = min(config.preview.num_inference_steps or 50, config.preview.max_preview_steps)
             parts["previews"] = forward.work * (count * rounds * 2 / looked_at) + decoding.work * count
     disk = disk_of(config, facts, states, clips, steps)
-    return Plan(on_gpu, memory, sums, PROCESS + workers + held, disk, whole, parts, steps)
+    notes = ()
+    if train.gradient_checkpointing and not any(map(can_checkpoint, facts.learning.values())):
+        notes = ("This model has no gradient checkpointing: the option saves nothing.",)
+    return Plan(on_gpu, memory, sums, PROCESS + workers + held, disk, whole, parts, steps, notes)
 
 
 def lower_type(config: RunConfig, on_gpu: bool) -> torch.dtype | None:
@@ -151,10 +158,15 @@ def lower_type(config: RunConfig, on_gpu: bool) -> torch.dtype | None:
     return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(name)
 
 
+def can_checkpoint(module: nn.Module) -> bool:
+    """Whether a module can compute activations twice in place of keeping them."""
+    return getattr(module, "_supports_gradient_checkpointing", False)
+
+
 def checkpoint(modules: Mapping[str, nn.Module], wanted: bool) -> None:
     """Turn gradient checkpointing on or off where a module can."""
     for module in modules.values():
-        if getattr(module, "_supports_gradient_checkpointing", False):
+        if can_checkpoint(module):
             subject: Any = module
             if wanted:
                 subject.enable_gradient_checkpointing(_checkpointed)

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 
 from ..config import RunConfig
 from .facts import Facts, facts_of
-from .plan import Plan, lower_type, plan
+from .plan import Plan, can_checkpoint, lower_type, plan
 
 EIGHT_BIT = "bitsandbytes.optim:AdamW8bit"
 
@@ -50,6 +50,11 @@ class Proposal:
         """What to add to the command line."""
         return [flag for saving in self.savings for flag in saving.flags]
 
+    @property
+    def words(self) -> str:
+        """What the changes do."""
+        return "; ".join(saving.words for saving in self.savings)
+
 
 def propose(
     config: RunConfig, limit: float, on_gpu: bool, clips: int | None = None, on_try: Callable[[], None] = lambda: None
@@ -83,11 +88,13 @@ def propose(
             if lighter[1].needed <= limit:
                 chosen, (changed, found) = fewer, lighter
         return Proposal(chosen, changed, found, True, before)
+    smallest = chosen
     for saving in smaller_videos(facts, bool(config.data.buckets)):
-        changed, found = planned(*chosen, saving)
+        smallest = (*chosen, saving)
+        changed, found = planned(*smallest)
         if found.needed <= limit:
-            return Proposal((*chosen, saving), changed, found, True, before)
-    return Proposal(chosen, changed, found, False, before)
+            break
+    return Proposal(smallest, changed, found, found.needed <= limit, before)
 
 
 def with_savings(config: RunConfig, savings: Sequence[Saving]) -> RunConfig:
@@ -110,8 +117,7 @@ def savings_of(config: RunConfig, facts: Facts, on_gpu: bool) -> Iterator[Saving
         micro = str(train.batch_size * train.gradient_accumulation_steps)
         flags = ("--batch_size", "1", "--gradient_accumulation_steps", micro)
         yield Saving(flags, "one clip at a time, the same number in a step")
-    supported = (getattr(part, "_supports_gradient_checkpointing", False) for part in facts.learning.values())
-    if not train.gradient_checkpointing and any(supported):
+    if not train.gradient_checkpointing and any(map(can_checkpoint, facts.learning.values())):
         yield Saving(("--gradient_checkpointing",), "compute activations twice: about a third more time")
     if on_gpu and config.optim.optimizer == "adamw" and find_spec("bitsandbytes"):
         yield Saving(("--optimizer", EIGHT_BIT), "optimiser states in 8 bits")
