@@ -19,7 +19,7 @@ from text2video.config import RunConfig
 from text2video.data.clips import Clip
 from text2video.data.dataset import TextVideoDataset
 from text2video.evaluation.metrics import wilson_interval
-from text2video.families.base import family_of, load
+from text2video.families.base import choose_device, open_model
 from text2video.generation import Settings, generate
 from text2video.training.trainer import train
 from text2video.video import contact_sheet
@@ -54,10 +54,10 @@ def main() -> None:
     clips = [Clip(row["file"], options.clips / row["file"], (row["caption"],)) for row in rows]
     dataset = TextVideoDataset(clips, num_frames=config.data.num_frames, height=height, width=width)
     truth = np.stack([dataset[index]["video"].numpy() for index in range(len(clips))])  # [N, C, T, H, W]
-    pipe = load(final)
+    family, pipe = open_model(final, choose_device("auto"))
     prompts = [row["caption"] for row in rows]
     found, sheet = 0, []
-    for index, result in enumerate(generate(family_of(final), pipe, prompts, Settings(seed=0))):
+    for index, result in enumerate(generate(family, pipe, prompts, Settings(seed=0))):
         video = result.frames.transpose(3, 0, 1, 2) / 127.5 - 1  # [C, T, H, W]
         errors = np.square(truth - video).mean(axis=(1, 2, 3, 4))  # [N]
         found += int(errors.argmin() == index)

@@ -125,7 +125,7 @@ class TextConfig(_Section):
     text_width: Positive = Field(256, description="width of the built-in encoder")
     text_layers: Positive = Field(2, description="layers of the built-in encoder")
     vocab_size: Positive = Field(4096, description="largest vocabulary of the built-in tokenizer")
-    max_tokens: Positive = Field(77, description="tokens a caption can have")
+    max_tokens: Positive = Field(77, description="tokens a caption can have, of the built-in encoder")
 
 
 class DiffusionConfig(_Section):
@@ -265,6 +265,8 @@ class RunConfig(_Section):
     def build(cls, values: Mapping[str, Any], overrides: Sequence[str] = ()) -> "RunConfig":
         """A configuration from nested values, with command-line tokens laid over them, and a preset below them."""
         flags = parse_flags(overrides)
+        if names_a_model(overrides) and "preset" not in values:
+            flags.setdefault("preset", "finetune")
         preset = flags.get("preset", values.get("preset"))
         below = read_yaml(preset_file(str(preset))) if preset else {}
         return validated(merged(over(below, values), flags))
@@ -287,8 +289,6 @@ ALIASES = {
     "model": "train.init_from",
     "model_path": "train.init_from",
 }
-# What a flag brings with it where nothing else is said: a model that is named is fine-tuned.
-IMPLIED = {"model": {"preset": "finetune"}, "model_path": {"preset": "finetune"}}
 # What a flag without a value means, where that is not simply true.
 BARE = {"train.mixed_precision": "bf16", "data.shapes": {}, "lora": {}}
 PRESETS = Path(__file__).parent / "presets"
@@ -347,7 +347,6 @@ def parse_flags(tokens: Sequence[str]) -> dict[str, Any]:
     """
     known, kinds = flag_names(), dict(fields())
     values: dict[str, Any] = {}
-    implied: dict[str, Any] = {}
     position = 0
     while position < len(tokens):
         token = tokens[position]
@@ -367,8 +366,12 @@ def parse_flags(tokens: Sequence[str]) -> dict[str, Any]:
             given.append(tokens[position])
             position += 1
         values[name] = _flag_value(flag, name, given, kinds[name].annotation)
-        implied |= IMPLIED.get(flag, {})
-    return implied | values
+    return values
+
+
+def names_a_model(tokens: Sequence[str]) -> bool:
+    """Whether --model is among the flags: what it names is fine-tuned, unless a preset says otherwise."""
+    return any(token.partition("=")[0] in ("--model", "--model_path", "--model-path") for token in tokens)
 
 
 def preset_file(name: str) -> Path:

@@ -12,6 +12,7 @@ from text2video.diffusion.schedules import Schedule
 from text2video.errors import UsageError
 from text2video.evaluation.metrics import MAIN
 from text2video.evaluation.shapes import SHOWN, chance, evaluate_shapes, heldout_prompts, shuffled, split_prompts
+from text2video.families.native import NativeFamily
 from text2video.generation import Settings
 
 MODEL = {"num_frames": 16, "height": 32, "width": 32, "fps": 8.0, "num_inference_steps": 4} | {
@@ -27,7 +28,7 @@ class Pipe:
     scheduler = Schedule("flow").sampler()
 
 
-class Painter:
+class Painter(NativeFamily):
     """A family whose videos are the scenes that the prompts are captions of, painted exactly.
 
     Args:
@@ -35,6 +36,7 @@ class Painter:
     """
 
     def __init__(self, split="heldout", max_objects=1, wrong=None):
+        super().__init__()
         scenes = [shapes.make_clip(i, 0, split, max_objects) for i in range(64)]
         self.scenes = {caption: scene for scene, caption in scenes}
         self.wrong, self.calls = wrong, []
