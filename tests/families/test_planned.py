@@ -1,5 +1,7 @@
 """A pretrained model is planned from its folder's configurations alone, by its own family's code."""
 
+import shutil
+
 import pytest
 import torch
 from test_modelscope import modelscope
@@ -36,8 +38,6 @@ def test_prepared_tensors_leave_the_encoders_out_of_memory(made, tmp_path):
 
 def test_no_weights_are_read_and_nothing_random_is_drawn(made, tmp_path):
     folder = tmp_path / "bare"
-    import shutil
-
     shutil.copytree(made(modelscope), folder, ignore=shutil.ignore_patterns("*.safetensors"))
     state = torch.get_rng_state()
     facts = facts_of(RunConfig.build({}, ["--model", str(folder), "--preset", "lora", *FLAGS]))

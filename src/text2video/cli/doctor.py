@@ -4,10 +4,11 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from .terminal import say
 
@@ -43,8 +44,10 @@ def basics(torch) -> Iterator[tuple[str, str]]:
     if torch.backends.mps.is_available():
         yield "GPU", "Apple, shares main memory"
     if not (torch.cuda.device_count() or torch.backends.mps.is_available()):
-        yield "GPU", "none that torch can use; small models train on the CPU" + (
-            "" if torch.version.cuda or sys.platform == "darwin" else ". This torch was built without CUDA"
+        yield (
+            "GPU",
+            "none that torch can use; small models train on the CPU"
+            + ("" if torch.version.cuda or sys.platform == "darwin" else ". This torch was built without CUDA"),
         )
     fast = torch.cpu._is_avx512_bf16_supported()
     yield "CPU in bf16", "fast: --mixed_precision bf16 pays" if fast else "slow: leave --mixed_precision out on the CPU"
@@ -73,7 +76,7 @@ def video() -> Iterator[tuple[str, str]]:
     yield "videos", f"PyAV {av.__version__} reads {has('r')}; writes {has('w')}"
 
 
-def known(codec: Callable[[str, str], object], name: str, mode: str) -> bool:
+def known(codec: Any, name: str, mode: str) -> bool:
     """Whether FFmpeg has a codec for reading (r) or writing (w)."""
     try:
         codec(name, mode)

@@ -142,7 +142,9 @@ def headline(config: RunConfig) -> str:
     model = f"a model of its own ({config.model.kind})" if train.init_from is None else Path(train.init_from).name
     what = "an adapter of " if config.lora else ""
     batch = f"{train.batch_size} x {train.gradient_accumulation_steps} clips a step"
-    precision = {"no": "float32", "auto": "mixed precision where fast"}.get(train.mixed_precision, train.mixed_precision)
+    precision = {"no": "float32", "auto": "mixed precision where fast"}.get(
+        train.mixed_precision, train.mixed_precision
+    )
     saved = ", gradient checkpointing" if train.gradient_checkpointing else ""
     return f"{what}{model}, {shape.in_words()}, {batch}, {precision}{saved}, {config.optim.optimizer}"
 

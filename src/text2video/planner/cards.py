@@ -99,7 +99,7 @@ def parse_bytes(text: str) -> float:
 
 
 def this_cpu() -> Card:
-    """This machine's processors, measured by a short matrix product in each type and a copy; about a tenth of a second."""
+    """This machine's processors, measured by a short matrix product in each type and a copy, in a tenth of a second."""
     import psutil
 
     half, single = (_matrix_rate(dtype) for dtype in (torch.bfloat16, torch.float32))

@@ -122,7 +122,7 @@ def _new(config: RunConfig, video: Bucket) -> Facts:
 
     for module in modules.values():
         module.requires_grad_(True)
-    latents = (geometry.channels, *geometry.latent_shape(video)) if geometry else (3, *video)
+    latents = _latents(geometry, video)
     facts = Facts(modules, predict, video, latents, rules, parts, vae)
     if vae is not None:
         facts.encode = lambda: encode(vae, torch.empty(1, 3, *video)).mean
@@ -147,7 +147,7 @@ def _pretrained(config: RunConfig, video: Bucket) -> Facts:
                 if parameter.requires_grad:
                     parameter.data = parameter.data.to(of_adapters)
     vae: Any = frozen.get("vae")
-    latents = (geometry_of(vae).channels, *geometry_of(vae).latent_shape(video)) if vae is not None else (3, *video)
+    latents = _latents(geometry_of(vae) if vae is not None else None, video)
     given = None if set(modules) - set(family.denoisers(pipe)) else _condition(family, pipe, modules)
 
     def predict(x_t: Tensor, t: Tensor) -> Tensor:
@@ -165,6 +165,11 @@ def _pretrained(config: RunConfig, video: Bucket) -> Facts:
         facts.encode = lambda: family.encode_video(pipe, torch.empty(1, 3, *video)).mean
         facts.decode = lambda: _decoded(pipe, torch.empty(1, *latents, dtype=vae.dtype))
     return facts
+
+
+def _latents(geometry: Geometry | None, video: Bucket) -> tuple[int, int, int, int]:
+    frames, height, width = geometry.latent_shape(video) if geometry else video
+    return geometry.channels if geometry else 3, frames, height, width
 
 
 def _pipeline(folder: Path, dtype: torch.dtype) -> tuple[Any, dict[str, nn.Module]]:

@@ -226,7 +226,7 @@ def trace_forward(facts: Facts, size: int, on_gpu: bool) -> Traced:
     """The prediction for some videos without gradients, in the weights' own type."""
 
     def predict() -> Tensor:
-        _, x_t, t = _batch(facts, size, next(iter(facts.learning.values())).dtype)
+        _, x_t, t = _batch(facts, size, next(next(iter(facts.learning.values())).parameters()).dtype)
         return facts.predict(x_t, t)
 
     for module in facts.learning.values():
@@ -257,16 +257,16 @@ def steps_of(config: RunConfig, clips: int | None) -> int | None:
     return min(steps, train.max_steps or steps)
 
 
-def disk_of(
-    config: RunConfig, facts: Facts, states: int, clips: int | None, steps: int | None
-) -> dict[str, float]:
+def disk_of(config: RunConfig, facts: Facts, states: int, clips: int | None, steps: int | None) -> dict[str, float]:
     """Part -> bytes on the disk at the end of the run."""
     train = config.train
     learned = size_of(facts.trained.values())
     # of an adapter's run the model is the adapter; what did not learn is linked, not copied
     model = learned
     averaged = learned if config.optim.ema_decay else 0
-    saved = train.keep_checkpoints + 1 if steps is None else min(train.keep_checkpoints + 1, -(-steps // train.save_steps))
+    saved = (
+        train.keep_checkpoints + 1 if steps is None else min(train.keep_checkpoints + 1, -(-steps // train.save_steps))
+    )
     disk: dict[str, float] = {
         f"{saved} checkpoint{'s' * (saved > 1)}": saved * (learned + averaged + states + model),
         "final model": model,

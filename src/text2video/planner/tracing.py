@@ -1,8 +1,8 @@
 """What a computation would take in memory and work, found by running it on tensors that have shapes and no contents.
 
 The model's own code runs on torch's meta device, forward and backward. A dispatch mode sees every operation, counts its
-products and the bytes it moves, and follows every storage from its birth to its death: the largest sum of those alive at
-one time is the peak. Attention, autocast and the device's name are put in by hand (`_AsOn`), as meta tensors have none.
+products and the bytes it moves, and follows every storage from its birth to its death: the largest sum of those alive
+at one time is the peak. Attention, autocast and the device's name are put in by hand (`_AsOn`): meta tensors have none.
 """
 
 import weakref
@@ -223,7 +223,9 @@ class _AsOn(TorchFunctionMode):
         return _mapped(Tensor, cast, args, kwargs)
 
 
-def _attention(storages: _Storages, query: Tensor, key: Tensor, value: Tensor, attn_mask: Any = None, *_: Any, **__: Any):
+def _attention(
+    storages: _Storages, query: Tensor, key: Tensor, value: Tensor, attn_mask: Any = None, *_: Any, **__: Any
+):
     return _Attention.apply(query, key, value, attn_mask, storages)
 
 
