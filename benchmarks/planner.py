@@ -22,9 +22,9 @@ FEW = "--shapes --clips 16 --max_steps 2 --sample_steps 0 --num_workers 0 --devi
 SMALL = "--model_channels 32 --num_frames 16 --frame_size 64 --batch_size 1 --val_fraction 0"
 WIDE = "--model_channels 96 --num_frames 4 --frame_size 16 --batch_size 1 --val_fraction 0"
 TINY = (
-    "--num_frames 4 --frame_size 16 --model_channels 16 --channel_mult 1 2 --attention time full"
-    " --downsample_time false --num_res_blocks 1 --head_dim 16 --text_width 32 --text_layers 1 --batch_size 4 --val_fraction 0.25"
-    " --val_samples 4"
+    "--num_frames 4 --frame_size 16 --model_channels 16 --channel_mult 1 2 --attention time full --head_dim 16 "
+    "--downsample_time false --num_res_blocks 1 --text_width 32 --text_layers 1 --batch_size 4 --val_fraction 0.25 "
+    "--val_samples 4"
 )
 # Case -> flags of a run, or a model of diffusers and how it is trained.
 CASES: dict[str, str | tuple[str, dict[str, Any]]] = {

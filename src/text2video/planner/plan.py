@@ -8,6 +8,7 @@ peak is that of the phase that needs the most.
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from ..config import RunConfig
 from ..models.codecs import geometry_of, latent_bytes
 from ..training.build import choose_precision
 from ..training.optim import make_optimizer
+from ..training.recompute import can_recompute, recompute
 from .cards import GB, Card
 from .facts import Facts, facts_of, size_of
 from .tracing import Traced, Work, trace
@@ -93,7 +95,8 @@ def plan(config: RunConfig, on_gpu: bool, clips: int | None = None, facts: Facts
     facts = facts or facts_of(config)
     train, prepared = config.train, config.data.load_tensors is not None
     dtype = lower_type(config, on_gpu)
-    checkpoint(facts.learning, train.gradient_checkpointing)
+    if train.gradient_checkpointing:
+        checkpoint(facts.learning)
     step = trace_step(facts, train.batch_size, on_gpu, dtype)
     states, workspace, update = trace_optimizer(config, facts)
     videos = 2 if config.preview.sample_steps else 0  # with the caption and without
@@ -145,7 +148,7 @@ def plan(config: RunConfig, on_gpu: bool, clips: int | None = None, facts: Facts
             parts["previews"] = forward.work * (count * rounds * 2 / looked_at) + decoding.work * count
     disk = disk_of(config, facts, states, clips, steps)
     notes = ()
-    if train.gradient_checkpointing and not any(map(can_checkpoint, facts.learning.values())):
+    if train.gradient_checkpointing and not any(map(can_recompute, facts.learning.values())):
         notes = ("This model has no gradient checkpointing: the option saves nothing.",)
     return Plan(on_gpu, memory, sums, PROCESS + workers + held, disk, whole, parts, steps, notes)
 
@@ -158,26 +161,12 @@ def lower_type(config: RunConfig, on_gpu: bool) -> torch.dtype | None:
     return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(name)
 
 
-def can_checkpoint(module: nn.Module) -> bool:
-    """Whether a module can compute activations twice in place of keeping them."""
-    return getattr(module, "_supports_gradient_checkpointing", False)
-
-
-def checkpoint(modules: Mapping[str, nn.Module], wanted: bool) -> None:
-    """Turn gradient checkpointing on or off where a module can."""
-    for module in modules.values():
-        if can_checkpoint(module):
-            subject: Any = module
-            if wanted:
-                subject.enable_gradient_checkpointing(_checkpointed)
-            else:
-                subject.disable_gradient_checkpointing()
-
-
-def _checkpointed(module: Any, *inputs: Any) -> Any:
-    # as diffusers does, without the comparison of what is computed anew: tensors on meta say that they are elsewhere
+def checkpoint(modules: Mapping[str, nn.Module]) -> None:
+    """Turn gradient checkpointing on."""
+    # what is computed again is not compared: tensors on meta say now and then that they are elsewhere
     settings: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False, "determinism_check": "none"}
-    return torch.utils.checkpoint.checkpoint(module, *inputs, **settings)
+    for module in modules.values():
+        recompute(module, partial(torch.utils.checkpoint.checkpoint, **settings))
 
 
 def trace_step(facts: Facts, size: int, on_gpu: bool, dtype: torch.dtype | None) -> Traced:

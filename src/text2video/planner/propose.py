@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 from ..config import RunConfig
+from ..training.recompute import can_recompute
 from .facts import Facts, facts_of
-from .plan import Plan, can_checkpoint, lower_type, plan
+from .plan import Plan, lower_type, plan
 
 EIGHT_BIT = "bitsandbytes.optim:AdamW8bit"
 
@@ -117,7 +118,7 @@ def savings_of(config: RunConfig, facts: Facts, on_gpu: bool) -> Iterator[Saving
         micro = str(train.batch_size * train.gradient_accumulation_steps)
         flags = ("--batch_size", "1", "--gradient_accumulation_steps", micro)
         yield Saving(flags, "one clip at a time, the same number in a step")
-    if not train.gradient_checkpointing and any(map(can_checkpoint, facts.learning.values())):
+    if not train.gradient_checkpointing and any(map(can_recompute, facts.learning.values())):
         yield Saving(("--gradient_checkpointing",), "compute activations twice: about a third more time")
     if on_gpu and config.optim.optimizer == "adamw" and find_spec("bitsandbytes"):
         yield Saving(("--optimizer", EIGHT_BIT), "optimiser states in 8 bits")

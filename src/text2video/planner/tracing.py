@@ -20,6 +20,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 META, CPU = torch.device("meta"), torch.device("cpu")
+# Kernels that update their arguments in place and have no meta version: there is nothing to compute.
+_IN_PLACE = {torch.ops.aten._fused_adamw_, torch.ops.aten._fused_adam_, torch.ops.aten._fused_sgd_}
 _DEVICE: Any = torch.Tensor.device.__get__  # pyright: ignore[reportAttributeAccessIssue] - what asks for a tensor's device
 
 # What autocast runs in the lower type; names of torch's functions.
@@ -86,8 +88,7 @@ class _Storages(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.on_operation()
-        # a kernel that updates its arguments in place and has no meta version: nothing to compute here
-        if func._overloadpacket is torch.ops.aten._fused_adamw_:
+        if func._overloadpacket in _IN_PLACE:
             return None
         # what was made outside torch, such as a table of numpy's, lies on the CPU
         args, kwargs = _mapped(Tensor, _without_contents, args, kwargs or {})

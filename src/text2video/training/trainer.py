@@ -37,6 +37,7 @@ from .data import RunData, batches, bucket_notes, collate, encoded, open_data, s
 from .draws import draw, draw_latents, generator
 from .ema import EMA
 from .optim import learning_rate, make_optimizer
+from .recompute import recompute
 from .rehearsal import rehearse
 from .tracking import NotANumber, Tracker, best_so_far, tracker_names
 
@@ -149,8 +150,8 @@ class Trainer:
         self.pipe.to(self.accelerator.device)
         for part in parts.values():
             part.train()
-            if train.gradient_checkpointing and getattr(part, "_supports_gradient_checkpointing", False):
-                part.enable_gradient_checkpointing()  # pyright: ignore[reportCallIssue]
+            if train.gradient_checkpointing:
+                recompute(part)
             if train.compile:
                 if has_compiler(self.accelerator.device):
                     part.compile()
