@@ -2,20 +2,41 @@
 
     python benchmarks/planner.py [CASE ...]
 
-Each case is a run of a few steps by the trainer, or by a plain loop over a random model of diffusers, in a process of
-its own. What the process had in memory after its imports, and a tiny run that loads what is imported late, is
-taken from the most that it ever had; the planner predicted the rest from shapes alone. The C library is told to give
-freed blocks back at once (`MALLOC`): otherwise it keeps some between those in use.
+Each case is a run of two steps by the trainer, or by a plain loop over a random model of diffusers, in a process of its
+own, forked after the imports and a tiny run that loads what is imported late. What the process has then is taken from
+the most that it ever has; the planner predicts the rest from shapes alone. The C library is told to give freed blocks
+back at once (`MALLOC`): otherwise it keeps some between those in use. Linux only.
 """
 
 import json
 import os
-import subprocess
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
+import time
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    CogVideoXTransformer3DModel,
+    DDIMScheduler,
+    TextToVideoSDPipeline,
+    UNet3DConditionModel,
+    WanTransformer3DModel,
+)
+from machine import write_result
+
+from text2video.config import RunConfig
+from text2video.families import lora as adapters
+from text2video.planner.facts import Facts
+from text2video.planner.plan import plan
+from text2video.sizes import Bucket
+from text2video.training.optim import make_optimizer
+from text2video.training.trainer import train
+
+TOGETHER = 5  # processes at a time
 
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "262144"}
 FEW = "--shapes --clips 16 --max_steps 2 --sample_steps 0 --num_workers 0 --device cpu --no_wandb --no_tensorboard"
@@ -30,14 +51,12 @@ TINY = (
 CASES: dict[str, str | tuple[str, dict[str, Any]]] = {
     "U-Net, fp32": SMALL,
     "U-Net, bf16": f"{SMALL} --mixed_precision bf16",
-    "U-Net, checkpointing": f"{SMALL} --gradient_checkpointing --batch_size 6",
-    "U-Net, checkpointing, bf16": f"{SMALL} --gradient_checkpointing --mixed_precision bf16 --batch_size 9",
+    "U-Net, checkpointing": f"{SMALL} --gradient_checkpointing --model_channels 16 --batch_size 8",
     "U-Net, 2 micro-steps": f"{SMALL} --gradient_accumulation_steps 2 --num_frames 12",
     "U-Net, factorised, full attention": f"{SMALL} --conv factorised --attention none none full --batch_size 2",
     "U-Net, 8 frames of 96x96": f"{SMALL} --num_frames 8 --frame_size 96",
     "U-Net, validation in fp32": f"{SMALL} --val_fraction 0.25 --val_samples 2 --mixed_precision bf16",
     "77M weights, AdamW": WIDE,
-    "77M weights, AdamW, no average": f"{WIDE} --ema_decay 0",
     "77M weights, Muon": f"{WIDE} --optimizer muon",
     "ModelScope, all weights": ("modelscope", {"flags": "--ema_decay 0 --mixed_precision no"}),
     "ModelScope, LoRA, bf16": ("modelscope", {"flags": "--preset lora --mixed_precision bf16 --num_frames 16"}),
@@ -49,19 +68,19 @@ CASES: dict[str, str | tuple[str, dict[str, Any]]] = {
 }
 
 
-def child(name: str) -> None:
-    """Predict and run one case; both in GB as a line of JSON."""
-    import torch
+def warm_up() -> None:
+    """A tiny run, planned and trained, that loads what is imported late."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = RunConfig.build({}, [*FEW.split(), *TINY.split(), "--output_dir", folder])
+        plan(config, on_gpu=False)
+        train(config)
 
-    from text2video.config import RunConfig
-    from text2video.planner.plan import plan
-    from text2video.training.trainer import train
 
-    torch.set_num_threads(1)
+def child(name: str, result: Path) -> None:
+    """Predict and run one case; both in GB into a file."""
     case = CASES[name]
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        train(RunConfig.build({}, [*FEW.split(), *TINY.split(), "--output_dir", f"{folder}/tiny"]))
         if isinstance(case, tuple) and "flags" not in case[1]:
             config, facts, run = loop(case[0], **case[1])
         else:
@@ -79,7 +98,10 @@ def child(name: str) -> None:
         run()
         measured = resident("VmHWM") - before
     values = {"predicted_GB": found.peak / 1e9, "measured_GB": measured / 1e9, "phase": found.worst}
-    print("RESULT", json.dumps(values), flush=True)
+    values["error"] = values["predicted_GB"] / values["measured_GB"] - 1
+    sizes = f"{values['predicted_GB']:6.2f} GB {values['measured_GB']:6.2f} GB {values['error']:+7.1%}"
+    print(f"{name:36s} {sizes}  {values['phase']}", flush=True)
+    result.write_text(json.dumps(values), encoding="utf-8")
 
 
 def resident(field: str) -> float:
@@ -90,9 +112,6 @@ def resident(field: str) -> float:
 
 def modelscope(folder: Path) -> None:
     """A random ModelScope pipeline, a fifth as wide as the published one."""
-    import torch
-    from diffusers import AutoencoderKL, DDIMScheduler, TextToVideoSDPipeline, UNet3DConditionModel
-
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "families"))
     from checkpoints import clip_text
 
@@ -110,15 +129,6 @@ def modelscope(folder: Path) -> None:
 
 def loop(kind: str, lora: bool = False, checkpointing: bool = False, autocast: bool = False, size: int = 1):
     """A configuration, the facts of a model of diffusers, and a function that trains it for two steps."""
-    import torch
-    from diffusers import CogVideoXTransformer3DModel, WanTransformer3DModel
-
-    from text2video.config import RunConfig
-    from text2video.families import lora as adapters
-    from text2video.planner.facts import Facts
-    from text2video.sizes import Bucket
-    from text2video.training.optim import make_optimizer
-
     flags = [*FEW.split(), "--val_fraction", "0", "--ema_decay", "0", "--batch_size", str(size)]
     flags += ["--gradient_checkpointing"] * checkpointing + ["--mixed_precision"] * autocast
     config = RunConfig.build({}, flags)
@@ -175,34 +185,26 @@ def loop(kind: str, lora: bool = False, checkpointing: bool = False, autocast: b
     return config, facts, run
 
 
-def measure(name: str) -> dict[str, Any] | None:
-    """Run one case in a process of its own."""
-    environment = os.environ | MALLOC | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    line = [sys.executable, __file__, "--child", name]
-    done = subprocess.run(line, capture_output=True, text=True, env=environment)
-    rows = [row for row in done.stdout.splitlines() if row.startswith("RESULT ")]
-    if not rows:
-        print(f"{name:36s} failed: {done.stderr[-800:]}", flush=True)
-        return None
-    values = json.loads(rows[0].removeprefix("RESULT "))
-    values["error"] = values["predicted_GB"] / values["measured_GB"] - 1
-    sizes = f"{values['predicted_GB']:6.2f} GB {values['measured_GB']:6.2f} GB {values['error']:+7.1%}"
-    print(f"{name:36s} {sizes}  {values['phase']}", flush=True)
-    return values
-
-
 def main() -> None:
-    if sys.argv[1:2] == ["--child"]:
-        return child(sys.argv[2])
-    from machine import write_result
-
+    if any(os.environ.get(name) != value for name, value in MALLOC.items()):  # it is read when a process starts
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | MALLOC | {"OMP_NUM_THREADS": "1"})
     chosen = [name for name in CASES if not sys.argv[1:] or name in sys.argv[1:]]
-    print(f"{'case':36s} predicted measured   error  phase")
-    with ThreadPoolExecutor(3) as pool:
-        found = dict(zip(chosen, pool.map(measure, chosen), strict=True))
+    torch.set_num_threads(1)
+    warm_up()
+    print(f"{'case':36s} predicted measured   error  phase", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        results = {name: Path(folder) / f"{number}.json" for number, name in enumerate(chosen)}
+        fork, waiting, working = get_context("fork"), list(chosen), []
+        while waiting or working:
+            working = [process for process in working if process.is_alive()]
+            if waiting and len(working) < TOGETHER:
+                name = waiting.pop(0)
+                working.append(fork.Process(target=child, args=(name, results[name])))
+                working[-1].start()
+            time.sleep(0.2)
+        found = {name: json.loads(file.read_text()) for name, file in results.items() if file.is_file()}
     if not sys.argv[1:]:
         write_result("planner", {"malloc": MALLOC, "cases": found}, ("torch", "diffusers", "transformers", "peft"))
-    return None
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def test_what_fits_into_so_much_memory(capsys):
     assert run(["plan", *RUN, "--batch_size", "8", "--vram", "750MB"]) == 0
     shown = capsys.readouterr().out
     assert "It does not fit into 0.75 GB as it is." in shown
-    assert "--mixed_precision bf16" in shown
+    assert "--batch_size 1 --gradient_accumulation_steps 8" in shown
     assert "RTX 4090" in shown
     assert run(["plan", *RUN, "--card", "rtx 4090"]) == 0
     shown = capsys.readouterr().out

@@ -118,12 +118,13 @@ def plan(config: RunConfig, on_gpu: bool, clips: int | None = None, facts: Facts
     phases = {
         "training step": {"gradients": gradients, "activations": activations},
         "optimiser step": {"gradients": gradients, "workspace of the optimiser": workspace},
-        "encoding of clips": {"activations of the codec": encoding.peak},
-        "validation and previews": {"activations of sampling": forward.peak},
     }
-    if config.preview.sample_steps:
-        back = {"frozen parts, for previews": frozen} if prepared else {}
-        phases["validation and previews"] |= back
+    if encoding.peak:
+        phases["encoding of clips"] = {"activations of the codec": encoding.peak}
+    back = {"frozen parts, for previews": frozen} if prepared and videos else {}
+    if videos or config.data.val_fraction:
+        phases["validation and previews"] = back | {"activations of sampling": forward.peak}
+    if decoding.peak:
         phases["decoding of previews"] = back | {"activations of the codec": decoding.peak}
     own: dict[str, float] = {"CUDA itself (assumed)": CONTEXT} if on_gpu else {}
     sums = {phase: sum((own | there | parts).values()) for phase, parts in phases.items()}
