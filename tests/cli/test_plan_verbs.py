@@ -63,11 +63,11 @@ def test_train_says_what_it_will_take_and_what_would_fit(monkeypatch, caplog):
     assert "With --" in caplog.text or "Nothing that was tried fits" in caplog.text
 
 
-def test_train_says_nothing_of_tiny_runs_and_goes_on_where_it_cannot_plan(tiny, caplog, tmp_path):
+def test_train_says_nothing_of_tiny_runs_and_goes_on_where_it_cannot_plan(tiny_flags, caplog, tmp_path):
     caplog.set_level(logging.INFO, "text2video")
-    plan_short.announce(tiny())
-    assert not caplog.records
-    plan_short.announce(tiny("--codec", str(tmp_path / "nowhere")))
+    plan_short.announce(RunConfig.build({}, tiny_flags))
+    assert "plan" not in caplog.text
+    plan_short.announce(RunConfig.build({}, [*tiny_flags, "--codec", str(tmp_path / "nowhere")]))
     assert "could not be planned" in caplog.text
 
 
