@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo check test test-slow test-gpu bench docs clean
+.PHONY: setup demo check test test-slow test-gpu bench bench-gpu docs clean
 
 setup: $(VENV)/installed
 
@@ -31,6 +31,9 @@ test-slow: setup
 
 test-gpu: setup
 	$(BIN)/pytest -m gpu
+
+bench-gpu: setup
+	$(BIN)/python benchmarks/gpu.py
 
 bench: setup
 	$(BIN)/python benchmarks/train_step.py

@@ -36,7 +36,7 @@ def make(folder: Path, gigabytes: float, megabytes: float) -> Cache:
     entries = [entry for path in sorted(shards.glob("*.tar")) for entry in scan(path)[0]]
     clips = [Clip(str(number), Path(f"{number}.mp4"), ("noise",)) for number in range(count)]
     table = {(entry.kind, entry.key, entry.mark): entry for entry in entries}
-    cache = Cache(folder, Settings({}, {}), clips, ["m"] * count, [], table)
+    cache = Cache(folder, Settings({}, {}, {}), clips, ["m"] * count, [], table)
     cache.save()
     cache = Cache.open(folder)
     cache.verify()

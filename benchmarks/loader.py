@@ -3,7 +3,8 @@
     python benchmarks/loader.py PATH_OF_CLIPS
 
 Each loader has the same clips, windows of 16 frames at 8 fps, frames of 256x256 (scaled to cover, cropped in the
-middle), batches, worker processes, decoder threads and prefetch, and hands out float32 [B, 3, 16, 256, 256] in [-1, 1].
+middle), batches, worker processes, decoder threads and prefetch. What is counted are float32 [B, 3, 16, 256, 256] in
+[-1, 1] in the main process, wherever they are made.
 They take turns in one run. Only clips that all of them decode rightly are used: `decode.py` finds out which these are.
 """
 
@@ -24,6 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 from text2video import TextVideoDataset, video
 from text2video.data.buckets import BucketSampler
 from text2video.data.clips import Clip
+from text2video.data.dataset import to_float
 from text2video.errors import VideoError
 from text2video.training.data import batches
 
@@ -123,7 +125,11 @@ def main() -> None:
     print(f"{len(paths)} clips")
 
     dataset = TextVideoDataset(
-        [Clip(path.name, path, ("a clip",)) for path in paths], num_frames=FRAMES, frame_size=SIDE, fps=FPS
+        [Clip(path.name, path, ("a clip",)) for path in paths],
+        num_frames=FRAMES,
+        frame_size=SIDE,
+        fps=FPS,
+        as_levels=True,  # as `train` opens it
     )
     sampler = BucketSampler([dataset.shape(index) for index in range(len(dataset))], options.batch_size)
     loaders: dict[str, Iterator[dict[str, Any]]] = {"text2video": batches(dataset, sampler, options.workers)}
@@ -140,11 +146,11 @@ def main() -> None:
         for name in order:
             held = 2 * options.workers  # batches that lie ready from before are not of this turn
             for _ in range(held):
-                batch = next(loaders[name])
-            assert batch["video"].shape[1:] == (3, FRAMES, SIDE, SIDE), name
+                next(loaders[name])
             began = perf_counter()
             for _ in range(options.batches):
-                next(loaders[name])
+                videos = to_float(next(loaders[name])["video"])
+            assert (videos.dtype, videos.shape[1:]) == (torch.float32, (3, FRAMES, SIDE, SIDE)), name
             rates[name].append(options.batches * options.batch_size / (perf_counter() - began))
 
     results = {}

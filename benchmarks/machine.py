@@ -24,8 +24,13 @@ def processor() -> str:
     return f"{name}, {cores} cores"
 
 
-def write_result(name: str, values: dict[str, Any], packages: tuple[str, ...] = ("torch", "diffusers", "av")) -> Path:
-    """Write `results/NAME.json`: date, machine, versions, command, then the values."""
+def write_result(
+    name: str,
+    values: dict[str, Any],
+    packages: tuple[str, ...] = ("torch", "diffusers", "av"),
+    path: Path | None = None,
+) -> Path:
+    """Write `results/NAME.json`, or the file that is given: date, machine, versions, command, then the values."""
     header = {
         "date": datetime.date.today().isoformat(),
         "machine": processor(),
@@ -33,9 +38,9 @@ def write_result(name: str, values: dict[str, Any], packages: tuple[str, ...] = 
         "versions": {"python": platform.python_version()} | {package: version(package) for package in packages},
         "command": f"python benchmarks/{name}.py {shlex.join(map(_outside, sys.argv[1:]))}".strip(),
     }
-    path = RESULTS / f"{name}.json"
+    path = path or RESULTS / f"{name}.json"
     path.write_text(json.dumps(header | values, indent=2) + "\n", encoding="utf-8")
-    print(f"written: {path.relative_to(RESULTS.parents[1])}")
+    print(f"written: {path.relative_to(RESULTS.parents[1]) if path.is_relative_to(RESULTS) else path}")
     return path
 
 

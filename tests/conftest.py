@@ -97,6 +97,9 @@ def tiny_codec(kind: str):
         blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
         numbers = {"scaling_factor": 0.5, "shift_factor": 0.1, "norm_num_groups": 4, "latent_channels": 4}
         vae = diffusers.AutoencoderKL(block_out_channels=(8, 8), layers_per_block=1, **blocks, **numbers)
+    elif kind == "AutoencoderKLTemporalDecoder":
+        blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "block_out_channels": (32, 32)}
+        vae = diffusers.AutoencoderKLTemporalDecoder(layers_per_block=1, **blocks)
     elif kind == "AutoencoderKLWan":
         numbers = {"latents_mean": [0.1, -0.2, 0.3, 0.4], "latents_std": [1.0, 2.0, 0.5, 1.5]}
         vae = diffusers.AutoencoderKLWan(base_dim=3, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1, **numbers)

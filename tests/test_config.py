@@ -5,7 +5,7 @@ from typing import get_origin
 
 import pytest
 
-from text2video.config import ALIASES, BARE, RunConfig, ShapesConfig, fields, flag_names, parse_flags
+from text2video.config import ALIASES, BARE, PRESETS, RunConfig, ShapesConfig, fields, flag_names, parse_flags
 from text2video.errors import UsageError
 
 REPOSITORY = Path(__file__).parents[1]
@@ -221,6 +221,16 @@ def test_an_empty_file_holds_the_defaults(tmp_path):
 def test_every_shipped_configuration_loads(path):
     config = RunConfig.load(path)
     assert RunConfig.build(config.model_dump()) == config
+
+
+def test_every_preset_loads_and_is_named_in_the_help():
+    presets = sorted(path.stem for path in PRESETS.glob("*.yaml"))
+    assert presets == ["finetune", "lora", "lora-12gb", "lora-24gb"]
+    for name in presets:
+        config = RunConfig.build({}, ["--model", "models/any", "--preset", name])
+        assert config.train.gradient_checkpointing
+        assert (config.lora is not None) == name.startswith("lora")
+        assert f"{name}," in (RunConfig.model_fields["preset"].description or "")
 
 
 def test_assigned_values_are_checked_too():

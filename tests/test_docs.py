@@ -23,6 +23,7 @@ from ruamel.yaml import YAML
 from text2video.cli import train as train_verb
 from text2video.cli.main import VERBS, run
 from text2video.config import RunConfig, flag_names
+from text2video.families.base import FAMILIES
 from text2video.models import text
 from text2video.training import trainer
 
@@ -37,7 +38,7 @@ TINY = shlex.split(
 # Verb -> options that take the place of the page's.
 SMALLER = {
     "demo": "--fast --output_dir runs/fast",
-    "generate": "--num_inference_steps 2",
+    "generate": "--num_inference_steps 2 --num_frames 4 --frame_size 16",
     "evaluate": "--num_prompts 2 --num_inference_steps 2",
     "data shapes": "--clips 6 --size 16 --num_frames 8",
     "data prepare": "--num_frames 4 --frame_size 16",
@@ -56,7 +57,7 @@ LOOKED_AT: dict[str, Callable[[list[str]], bool]] = {
     "python": lambda words: words[1:] == ["-m", "venv", ".venv"] or (ROOT / words[1]).is_file(),
     "source": lambda words: words[1:] == [".venv/bin/activate"],
     ".venv\\Scripts\\activate": lambda words: True,
-    "hf": lambda words: words[1] == "download" and words[2] in PRETRAINED,
+    "hf": lambda words: words[1] == "download" and words[2] in PRETRAINED | published(),
     "tensorboard": lambda words: words[1] == "--logdir" and (Path(words[2]).parent / "final").is_dir(),
     "accelerate": lambda words: configured(words),  # run by the slow test below
     "torchrun": lambda words: configured(words),
@@ -74,6 +75,7 @@ OF_PROGRAMS = {
     "batches",
     "gigabytes",
     "rounds",
+    "local-dir",
 }
 OF_OTHER_TOOLS = {
     *("instance_data_root", "max_num_frames", "train_batch_size", "num_train_epochs", "max_train_steps", "id_token"),
@@ -114,6 +116,13 @@ def lines(code: str) -> Iterator[list[str]]:
     for line in code.replace("\\\n", " ").splitlines():
         if words := shlex.split(line, comments=True, posix="Scripts" not in line):
             yield words
+
+
+def published() -> set[str]:
+    """The repositories of pretrained families."""
+    kinds = [place.split(":") for place in FAMILIES.values()]
+    families = [getattr(importlib.import_module(f"text2video.families.{module}"), name) for module, name in kinds]
+    return {model.repository for family in families for model in getattr(family, "published", ())}
 
 
 def configured(words: list[str]) -> bool:
@@ -161,7 +170,7 @@ def place(shelf, tmp_path, monkeypatch) -> Iterator[Path]:
     folder = tmp_path / "place"
     shutil.copytree(shelf, folder)
     whole = trainer.train
-    monkeypatch.setattr(trainer, "train", lambda config, resume=False, on_checked=None: whole(smaller(config), resume))
+    monkeypatch.setattr(trainer, "train", lambda config, resume=False, *reports: whole(smaller(config), resume))
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
     before = set(sys.modules)
@@ -209,6 +218,9 @@ def test_everything_on_the_page_can_be_done(page, shelf, place, monkeypatch, cap
         tiny_encoder("clip", place / "clip")
         tiny_encoder("t5", place / "encoders" / "t5")
         monkeypatch.setitem(text.PRETRAINED, "clip", str(place / "clip"))
+    if "models/modelscope" in contents(page):
+        monkeypatch.syspath_prepend(str(ROOT / "tests" / "families"))
+        importlib.import_module("test_modelscope").modelscope(place / "models" / "modelscope")
     endpoint = ""
     if ENDPOINT in contents(page):
         shutil.copytree(request.getfixturevalue("tiny_captioners"), place / "models")

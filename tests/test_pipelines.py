@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from text2video import load
 from text2video.errors import ModelError, UsageError
 from text2video.families.base import choose_device, choose_dtype, family_of, model_folder
-from text2video.pipelines import TextToVideoPipeline
+from text2video.pipelines import TextToVideoPipeline, link
 
 
 def generators(*seeds):
@@ -57,6 +58,18 @@ def test_saved_again_it_is_the_same(tiny_model, tmp_path):
     again = TextToVideoPipeline.from_pretrained(tmp_path / "copy")
     assert torch.equal(pipe.sample(["a"], generators(5)), again.sample(["a"], generators(5)))
     assert not list((tmp_path / "copy").rglob("*.bin"))
+
+
+def test_a_link_to_a_link_is_the_file_itself(tmp_path):
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs" / "weights").write_text("as in the Hub's cache", encoding="utf-8")
+    try:
+        (tmp_path / "model").symlink_to(Path("blobs") / "weights")
+    except OSError:
+        pytest.skip("no symbolic links here")
+    (tmp_path / "run" / "final").mkdir(parents=True)
+    link(str(tmp_path / "model"), str(tmp_path / "run" / "final" / "model"))
+    assert (tmp_path / "run" / "final" / "model").read_text(encoding="utf-8") == "as in the Hub's cache"
 
 
 def test_guidance_and_the_negative_prompt_matter(tiny_model):

@@ -626,3 +626,14 @@ def test_one_random_number_is_drawn_even_for_a_bad_file():
         video.sample("none.mp4", 4, rng=rng)
     other.random()
     assert rng.random() == other.random()
+
+
+def test_a_header_that_promises_ages_costs_no_memory(tmp_path):
+    """A damaged duration: choosing among the frames that it promises would take hundreds of gigabytes."""
+    path = encode(tmp_path / "a.mkv", numbered(12))
+    data = bytearray(path.read_bytes())
+    place = data.index(b"\x44\x89\x88") + 3  # Matroska's duration: a double, in milliseconds
+    data[place : place + 8] = struct.pack(">d", 1e13)
+    path.write_bytes(data)
+    assert video.probe(path).duration == 1e10
+    assert numbers(video.sample(path, 4).frames) == [0, 4, 7, 11]

@@ -83,6 +83,12 @@ class DataConfig(_Section):
         """The shape of all clips where there are no buckets, and the largest of those that auto derives."""
         return Bucket(self.num_frames, *self.size)
 
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """What is taken of each clip where there are no buckets: arguments of `check` and of `TextVideoDataset`."""
+        height, width = self.size
+        return {"num_frames": self.num_frames, "fps": self.fps, "height": height, "width": width, "short": self.short}
+
     @field_validator("buckets", mode="before")
     @classmethod
     def _one_or_many(cls, value: Any) -> Any:
@@ -149,7 +155,7 @@ class DiffusionConfig(_Section):
 class OptimConfig(_Section):
     """How weights move."""
 
-    optimizer: str = Field("adamw", description="adamw, muon, or your class as module:Class")
+    optimizer: str = Field("adamw", description="adamw, adamw8bit, muon, or your class as module:Class")
     learning_rate: Annotated[float, Field(gt=0)] = Field(1e-4, description="highest learning rate")
     muon_learning_rate: Annotated[float, Field(gt=0)] = Field(0.02, description="muon: of hidden matrices")
     lr_schedule: Literal["cosine", "constant"] = Field("cosine", description="after the warm-up")
@@ -172,6 +178,16 @@ class LoraConfig(_Section):
     lora_dropout: Fraction = Field(0.0, description="dropout before the adapters")
 
 
+class MemoryConfig(_Section):
+    """How the frozen weights of a pretrained model are held while an adapter is trained."""
+
+    quantize: Literal["int8", "fp8", "nf4"] | None = Field(
+        None, description="fewer bits: int8 and fp8 need torchao, nf4 needs bitsandbytes and an NVIDIA GPU"
+    )
+    layerwise_casting: bool = Field(False, description="as fp8, cast while a layer computes; needs no library")
+    block_offload: bool = Field(False, description="in RAM, and on the GPU block by block; slower")
+
+
 class TrainConfig(_Section):
     """How long, how large, how precise, and what is kept."""
 
@@ -189,10 +205,16 @@ class TrainConfig(_Section):
     compile: bool = Field(False, description="torch.compile, where a compiler is found")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to compute")
     init_from: Path | None = Field(None, description="model folder to start from")
+    motion_adapter: Path | None = Field(None, description="AnimateDiff: motion adapter, where the model is of images")
     save_steps: Positive = Field(500, description="steps between checkpoints")
     keep_checkpoints: Positive = Field(3, description="newest checkpoints kept; the best one always is")
     eval_steps: Positive = Field(500, description="steps between validation losses")
     val_samples: Positive = Field(64, description="samples in the validation loss: clips, noise and levels")
+
+    @property
+    def parts(self) -> dict[str, Path]:
+        """Parts of the model that lie beside it: name -> folder."""
+        return {} if self.motion_adapter is None else {"motion_adapter": self.motion_adapter}
 
 
 class PreviewConfig(_Section):
@@ -224,7 +246,9 @@ class RunConfig(_Section):
     """A complete run. `RunConfig()` holds the defaults of a model trained from scratch."""
 
     output_dir: Path = Field(Path("runs/run"), description="the run's folder")
-    preset: str | None = Field(None, description="values that all others are laid over: a name, or a YAML file")
+    preset: str | None = Field(
+        None, description="values that all others are laid over: finetune, lora, lora-12gb, lora-24gb, or a YAML file"
+    )
     seed: int = Field(0, ge=0, description="everything random follows from it")
     data: DataConfig = DataConfig()  # pyright: ignore[reportCallIssue]
     model: ModelConfig = ModelConfig()  # pyright: ignore[reportCallIssue]
@@ -232,6 +256,7 @@ class RunConfig(_Section):
     diffusion: DiffusionConfig = DiffusionConfig()  # pyright: ignore[reportCallIssue]
     lora: LoraConfig | None = Field(None, description="train adapters in place of all weights")
     optim: OptimConfig = OptimConfig()  # pyright: ignore[reportCallIssue]
+    memory: MemoryConfig = MemoryConfig()  # pyright: ignore[reportCallIssue]
     train: TrainConfig = TrainConfig()  # pyright: ignore[reportCallIssue]
     preview: PreviewConfig = PreviewConfig()  # pyright: ignore[reportCallIssue]
     tracking: TrackingConfig = TrackingConfig()  # pyright: ignore[reportCallIssue]
@@ -245,8 +270,13 @@ class RunConfig(_Section):
             raise ValueError("data.shapes makes its own clips: leave out load_tensors, or leave out shapes")
         if self.data.load_tensors and self.data.augment:
             raise ValueError("data.load_tensors holds one view of each clip, and data.augment varies it: leave out one")
-        if self.data.load_tensors and self.data.buckets:
-            raise ValueError("data.load_tensors holds clips of the size they were prepared in: leave out data.buckets")
+        held = [name for name, value in self.memory if value]
+        if held and self.lora is None:
+            raise ValueError(
+                f"memory.{held[0]} is for weights that stay as they are, and a run without lora trains them: add --lora"
+            )
+        if self.memory.quantize and len(held) > 1:
+            raise ValueError(f"memory.quantize holds weights in one way and memory.{held[1]} in another: leave out one")
         unused = ("augment", "buckets", "caption_prefix", "max_samples", "dataset_class")
         if self.data.shapes is not None and (given := [name for name in unused if getattr(self.data, name)]):
             raise ValueError(f"data.shapes makes its own clips: leave out {', '.join(given)}")

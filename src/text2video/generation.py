@@ -116,7 +116,7 @@ def _generate(
     on_step: Callable[[int, int], None] | None,
     batch_size: int,
 ) -> Iterator[Generated]:
-    names = [field.name for field in fields(Defaults) if field.name != "fps"]
+    names = [field.name for field in fields(Defaults)]
     asked = {name: getattr(settings, name) for name in names} | given(settings) | dict(settings.options)
     wanted = [prompt for prompt in prompts for _ in range(settings.num_videos_per_prompt)]
     for first in range(0, len(wanted), batch_size):

@@ -243,9 +243,13 @@ class TextToVideoPipeline(DiffusionPipeline):
         return DiffusionPipeline.numpy_to_pil(images)
 
 
-def leave_on_disk(pipe: Any, folders: Mapping[str, Path]) -> None:
-    """Has these frozen parts of a pipeline, component -> folder, out of memory."""
-    pipe.frozen_folders = dict(folders)
+def leave_on_disk(pipe: Any, folders: Mapping[str, Path], dtype: torch.dtype = torch.float32) -> None:
+    """Has these frozen parts of a pipeline, component -> folder, out of memory, beside those that already are.
+
+    Args:
+        dtype: that they come back in, see `completed`.
+    """
+    pipe.frozen_folders, pipe.frozen_dtype = {**left_on_disk(pipe), **folders}, dtype
     pipe.register_modules(**dict.fromkeys(folders))
 
 
@@ -261,7 +265,11 @@ def completed(pipe: Any) -> Iterator[None]:
     try:
         for name, folder in left.items():
             library, kind = _class_in(folder)
-            part = getattr(import_module(library), kind).from_pretrained(folder, use_safetensors=True)
+            part = getattr(import_module(library), kind).from_pretrained(
+                folder, use_safetensors=True, dtype=pipe.frozen_dtype
+            )
+            for parameter in part.parameters():  # aligned as they are when the whole pipeline is opened
+                parameter.data = parameter.data.clone()
             pipe.register_modules(**{name: part.eval().requires_grad_(False).to(device)})
         yield
     finally:
@@ -282,13 +290,19 @@ def save(pipe: Any, folder: Path) -> None:
 def link(source: str, target: str) -> None:
     """The same file by a second name, which takes no room; a copy where the file system knows no links."""
     try:
-        os.link(source, target)
+        os.link(os.path.realpath(source), target)  # of a symbolic link, as in the Hub's cache, the file itself
     except OSError:
         shutil.copy2(source, target)
 
 
 def _class_in(folder: Path) -> tuple[str, str]:
-    """Library and class of the part saved in a folder."""
+    """Library and class of the part saved in a folder; the pipeline around it knows best."""
+    index = folder.parent / "model_index.json"
+    library, kind = (json.loads(index.read_text(encoding="utf-8")) if index.is_file() else {}).get(
+        folder.name, ("", "")
+    )
+    if library in ("diffusers", "transformers") or library.startswith("text2video."):
+        return library, kind
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     return (
         ("diffusers", config["_class_name"])

@@ -19,7 +19,7 @@ def test_a_yaml_says_what_to_prepare_and_a_run_takes_it(command, tiny):
 def test_a_model_s_folder_says_it_too_and_given_options_are_laid_over(command, tiny):
     code, said, told = command("data", "prepare", tiny / "clips", "out", "--model", tiny / "run", "--frame_size", "32")
     assert code == 0, told
-    settings = Cache.open("out").settings.video
+    settings = Cache.open("out").settings.shapes
     assert (settings["num_frames"], settings["height"], settings["width"]) == (8, 32, 32)
     flags = ("--init_from", tiny / "run", "--num_frames", "8", "--frame_size", "32")
     code, said, told = command("train", "--load_tensors", "out", *flags, "--dry_run")

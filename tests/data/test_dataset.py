@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from text2video import video
 from text2video.data.clips import Clip, Manifest
-from text2video.data.dataset import TextVideoDataset
+from text2video.data.dataset import TextVideoDataset, to_float
 from text2video.data.flips import stays_true_when_flipped, vary_text
 from text2video.errors import DataError, UsageError
 
@@ -323,3 +323,13 @@ def test_frames_that_never_change_are_decoded_once(tmp_path, monkeypatch):
     assert len(decoded) == 3
     drawn = TextVideoDataset(tmp_path / "data", num_frames=2, frame_size=16, fps=8)
     assert any(not torch.equal(drawn[0, epoch]["video"], drawn[0]["video"]) for epoch in range(1, 6))
+
+
+def test_levels_are_the_same_frames_in_a_quarter_of_the_bytes(folder):
+    for options in ({}, {"fps": 10.0}, {"augment": True}):
+        plain, small = (
+            TextVideoDataset(str(folder), num_frames=8, frame_size=24, as_levels=on, **options)[0, 1]["video"]
+            for on in (False, True)
+        )
+        assert small.dtype == (torch.float32 if options.get("augment") else torch.uint8)
+        assert torch.equal(to_float(small), plain)

@@ -1,5 +1,7 @@
 """Which bucket a clip goes to, and which buckets suit a data set."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -132,3 +134,9 @@ def test_why_a_clip_has_no_bucket(tmp_path):
     # without buckets everything has one size, enlarged or not
     assert plan(clips, infos, [], default) == [default, Bucket(1, 24, 24), None, default]
     assert plan([], [], "auto", default) == []
+
+
+def test_a_clip_whose_damaged_file_promises_ages_has_a_bucket_and_stops_no_other(tmp_path):
+    clips = [Clip(name, tmp_path / name, ("a",)) for name in ("aged.mp4", "whole.mp4")]
+    damaged = replace(info(64, 48, 40), width=10**9, duration=1e12)
+    assert plan(clips, [damaged, info(64, 48, 40)], [], SQUARE, fps=8.0) == [SQUARE, SQUARE]

@@ -7,7 +7,7 @@ import torch
 
 from text2video.diffusion.guidance import guided, sample
 from text2video.diffusion.objectives import Batch, TextToVideoDiffusion, convert, expand, target, to_x_0
-from text2video.diffusion.schedules import Schedule, sampler_name
+from text2video.diffusion.schedules import EDM, Schedule, sampler_name
 from text2video.errors import UsageError
 
 SCHEDULES = ("cosine", "linear", "scaled_linear", "flow")
@@ -163,6 +163,21 @@ def test_timesteps_follow_their_distribution():
     assert abs(torch.logit(normal[100:-100]).mean().item() - 0.5) < 0.02
 
 
+def test_continuous_levels_are_log_normal_and_those_of_the_sampler():
+    edm = EDM()
+    u = (torch.arange(20_000) + 0.5) / 20_000
+    t = edm.timesteps(u)
+    assert abs((4 * t).mean() - 0.7) < 1e-3
+    assert abs((4 * t).std() - 1.6) < 1e-2
+    alpha, sigma = edm.alpha_sigma(t)
+    torch.testing.assert_close(alpha.square() + sigma.square(), torch.ones_like(t))
+    torch.testing.assert_close(edm.snr(t).log(), -8 * t, atol=1e-4, rtol=1e-4)
+    sampler = edm.sampler()
+    sampler.set_timesteps(5)
+    levels = edm.alpha_sigma(sampler.timesteps)
+    torch.testing.assert_close(levels[1] / levels[0], sampler.sigmas[:-1], rtol=1e-4, atol=0)
+
+
 def test_a_perfect_model_has_no_loss():
     diffusion, x_0 = TextToVideoDiffusion(prediction="v"), video()
     noise = torch.randn_like(x_0)
@@ -180,6 +195,7 @@ def test_a_perfect_model_has_no_loss():
         lambda: Schedule("cosin"),
         lambda: Schedule("cosine").sampler("flow"),
         lambda: Schedule("flow").sampler("ddim"),
+        lambda: EDM().sampler("ddim"),
         lambda: TextToVideoDiffusion(prediction="noise"),
     ],
 )

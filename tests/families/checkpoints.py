@@ -1,5 +1,7 @@
 """Tiny random parts that several families share, tokenizers too; each family's own are in its test."""
 
+from pathlib import Path
+
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, PreTrainedTokenizerFast, T5Config, T5EncoderModel
@@ -66,3 +68,29 @@ def image_vae(channels: int = 4):
         layers_per_block=1,
         sample_size=16,
     )
+
+
+def stable_diffusion(folder: Path) -> None:
+    """`StableDiffusionPipeline`, of images, with the scheduler of Stable Diffusion 1.5."""
+    from diffusers import PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+
+    text_encoder, tokenizer = clip_text()
+    vae = image_vae()
+    torch.manual_seed(4)
+    unet = UNet2DConditionModel(
+        block_out_channels=(32, 32),
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        layers_per_block=1,
+        cross_attention_dim=16,
+        attention_head_dim=2,
+        sample_size=8,
+    )
+    scheduler = PNDMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1,
+        set_alpha_to_one=False,
+    )  # fmt: skip
+    parts = {"safety_checker": None, "feature_extractor": None}
+    StableDiffusionPipeline(
+        vae, text_encoder, tokenizer, unet, scheduler, **parts, requires_safety_checker=False
+    ).save_pretrained(folder)

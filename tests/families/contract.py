@@ -22,6 +22,14 @@ def opened(folder: Path, **opening: Any) -> tuple[Family, Any]:
     return open_model(folder, CPU, torch.float32, Opening(**opening))
 
 
+def aligned(pipe: Any) -> Any:
+    """A bare pipeline whose weights lie as ours do after opening: the last bits of a matrix product depend on it."""
+    for part in pipe.components.values():
+        for parameter in part.parameters() if isinstance(part, nn.Module) else ():
+            parameter.data = parameter.data.clone()
+    return pipe
+
+
 def equals_diffusers(folder: Path, bare: Callable[[torch.Generator], torch.Tensor], settings: Settings, **opening: Any):
     """The frames of our path are those of the bare pipeline with the same seed.
 
@@ -71,12 +79,20 @@ class Oracle(nn.Module):
         x_t = self.clean(sample)
         if self.x_0 is None:
             self.x_0 = x_t
-            return (x_t,)
+            return Answer((x_t,))
         self.calls += 1
-        t = self.timestep(torch.as_tensor(timestep).float().reshape(-1)[:1])
+        t = self.timestep(torch.as_tensor(timestep).float().reshape(-1)[-1:])  # of the last token, where each has one
         alpha, sigma = (expand(level, x_t) for level in self.schedule.alpha_sigma(t))
         x_0 = self.x_0.expand_as(x_t)
-        return (target(self.prediction, x_0, (x_t - alpha * x_0) / sigma, alpha, sigma),)
+        return Answer((target(self.prediction, x_0, (x_t - alpha * x_0) / sigma, alpha, sigma),))
+
+
+class Answer(tuple):
+    """What a denoiser answers, as pipelines take it: `answer[0]` or `answer.sample`."""
+
+    @property
+    def sample(self) -> torch.Tensor:
+        return self[0]
 
 
 def lands_on_x_0(
@@ -99,6 +115,33 @@ def lands_on_x_0(
     found = run(pipe)
     assert oracle.calls > 1
     torch.testing.assert_close(found.float(), x_0, atol=1e-5, rtol=1e-5)
+
+
+def asks_as_diffusers(folder: Path, run: Callable[[Any], Any], frames: torch.Tensor) -> None:
+    """Given what a step of the diffusers pipeline starts from, training asks the same denoiser the same.
+
+    Args:
+        run: samples "a red circle" with the pipeline, without guidance, from pictures of `frames`.
+        frames: `[1, 3, T, H, W]` in [-1, 1], the video that is trained on.
+    """
+    family, pipe = opened(folder)
+    asked: list[tuple[nn.Module, dict[str, Any]]] = []
+    for module in family.denoisers(pipe).values():
+        module.register_forward_pre_hook(lambda *given: asked.append((given[0], given[2])), with_kwargs=True)
+    run(pipe)
+    x_0 = family.encode_video(pipe, frames).mean
+    for denoiser, theirs in (asked[0], asked[-1]):
+        x_t, t = theirs["hidden_states"][:, : x_0.shape[1]], theirs["timestep"].reshape(1, -1)[:, -1]
+        text = family.encode_text(pipe, {}, ["a red circle"])
+        more = family.conditions(pipe, {"video": frames}, x_0, [torch.Generator().manual_seed(0)])
+        family.predict(pipe, family.denoisers(pipe), x_t, t, {**text, **more})
+        answered, ours = asked.pop()
+        assert answered is denoiser
+        given, wanted = ({key for key, value in kwargs.items() if value is not None} for kwargs in (ours, theirs))
+        assert given == wanted - {"attention_kwargs"}
+        for name in given - {"return_dict"}:
+            assert ours[name].shape == theirs[name].shape, name
+            assert (ours[name].float() - theirs[name].float()).abs().max() < 1e-6, name
 
 
 def trained(folder: Path, data: Path, output: Path, *flags: str) -> Path:
@@ -148,19 +191,42 @@ def lora_training_works(
     settings: Settings,
     diffusers: Callable[[Path, torch.Generator], torch.Tensor] | None,
     *flags: str,
+    **opening: Any,
 ) -> Path:
     """Two steps of adapters: what is written generates, changes the frames, and loads in plain diffusers.
 
     Args:
         diffusers: (folder of the adapter, generator) -> frames `[T, 3, H, W]` in [0, 1]; None: it cannot load any.
+        opening: of the base, where that is not as usual.
     """
     final = trained(folder, clips, output, "--lora", "--rank", "4", "--learning_rate", "0.5", *flags)
-    (base,) = generate(*opened(folder), ["a red circle"], settings)
+    (base,) = generate(*opened(folder, **opening), ["a red circle"], settings)
     (adapted,) = generate(*opened(final), ["a red circle"], settings)
-    (beside,) = generate(*opened(folder, lora=[final]), ["a red circle"], settings)
+    (beside,) = generate(*opened(folder, lora=[final], **opening), ["a red circle"], settings)
     assert not np.array_equal(base.frames, adapted.frames)
     assert np.array_equal(adapted.frames, beside.frames)
     if diffusers:
         theirs = diffusers(final, torch.Generator().manual_seed(settings.seed))
         assert np.array_equal(adapted.frames, to_uint8(theirs.transpose(0, 1) * 2 - 1))
     return final
+
+
+def asked_in_training(family: Family, pipe: Any, name: str, run: Callable[[Any], Any], ask: Callable[..., Any]) -> None:
+    """`Family.predict` asks the denoiser for the same, argument by argument, as the family's own sampler does.
+
+    Args:
+        name: of the denoiser in the pipeline.
+        run: pipeline -> whatever; it samples.
+        ask: (modules, arguments that the sampler gave last) -> calls `predict` with the same x_t.
+    """
+    model = getattr(pipe, name)
+    heard: list[dict[str, Any]] = []
+    hook = model.register_forward_pre_hook(lambda _, args, kwargs: heard.append(kwargs), with_kwargs=True)
+    run(pipe)
+    sampled = heard[-1]
+    ask({name: model}, sampled)
+    hook.remove()
+    asked = heard[-1]
+    assert asked is not sampled
+    for key in {*sampled, *asked} - {"attention_kwargs"}:
+        torch.testing.assert_close(asked.get(key), sampled.get(key), atol=1e-5, rtol=0, check_dtype=False)

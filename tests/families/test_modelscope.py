@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from checkpoints import clip_text, image_vae
-from contract import equals_diffusers, full_training_works, lands_on_x_0, lora_training_works, opened
+from contract import equals_diffusers, full_training_works, lands_on_x_0, lora_training_works, opened, trained
 
 from text2video import video
 from text2video.errors import ModelError, UsageError
@@ -99,6 +99,11 @@ def test_full_training(made, few_clips, tmp_path):
 def test_lora_training(made, few_clips, tmp_path):
     folder = made(modelscope)
     lora_training_works(folder, few_clips, tmp_path / "run", SMALL, None, *FLAGS)
+
+
+def test_a_base_in_half_precision_trains(made, few_clips, tmp_path):
+    final = trained(made(modelscope), few_clips, tmp_path, "--lora", "--mixed_precision", "bf16", *FLAGS)
+    assert (final / "pytorch_lora_weights.safetensors").is_file()
 
 
 def test_what_it_cannot_do_is_said(made, few_clips, tmp_path):

@@ -10,6 +10,7 @@ from text2video.models.codecs import Geometry, Latents, decode, encode, open_cod
 
 KINDS = {
     "AutoencoderKL": (1, 2, 2),
+    "AutoencoderKLTemporalDecoder": (1, 2, 2),
     "AutoencoderKLWan": (4, 8, 8),
     "AutoencoderKLCogVideoX": (4, 8, 8),
     "AutoencoderKLLTXVideo": (4, 8, 8),

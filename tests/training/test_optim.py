@@ -78,5 +78,35 @@ def test_learning_rate_warms_up_then_anneals():
 
 
 def test_unknown_optimizers_are_said():
-    with pytest.raises(UsageError, match="adamw, muon"):
+    with pytest.raises(UsageError, match="adamw, adamw8bit, muon"):
         make_optimizer(OptimConfig(optimizer="sgdd"), [torch.nn.Parameter(torch.ones(2))])
+
+
+@pytest.mark.parametrize("library", ["bitsandbytes", "torchao"])
+def test_eight_bit_adamw_goes_where_adamw_goes(library, monkeypatch, tmp_path):
+    pytest.importorskip(library)
+    monkeypatch.setattr("text2video.training.optim.find_spec", lambda name: name == library or None)
+    weights = []
+    for name in ("adamw", "adamw8bit"):
+        torch.manual_seed(0)
+        own = [torch.nn.Parameter(torch.ones(64, 128)), torch.nn.Parameter(torch.ones(7))]
+        optimizer = make_optimizer(OptimConfig(optimizer=name, learning_rate=0.01, weight_decay=0.1), own)
+        for step in range(5):
+            if step == 3:  # as a resumed run
+                torch.save(optimizer.state_dict(), tmp_path / "optimizer.pt")
+                optimizer = make_optimizer(OptimConfig(optimizer=name, learning_rate=0.01, weight_decay=0.1), own)
+                optimizer.load_state_dict(torch.load(tmp_path / "optimizer.pt", weights_only=True))
+            for group in optimizer.param_groups:
+                group["lr"] = 0.01 / (step + 1)
+            for parameter in own:
+                parameter.grad = torch.randn_like(parameter)
+            optimizer.step()
+        weights.append(own)
+    for one, other in zip(*weights, strict=True):
+        torch.testing.assert_close(one, other, atol=5e-3, rtol=0)
+
+
+def test_eight_bit_adamw_without_its_library_is_said(monkeypatch):
+    monkeypatch.setattr("text2video.training.optim.find_spec", lambda name: None)
+    with pytest.raises(UsageError, match="pip install bitsandbytes"):
+        make_optimizer(OptimConfig(optimizer="adamw8bit"), [torch.nn.Parameter(torch.ones(2, 2))])

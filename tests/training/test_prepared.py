@@ -2,16 +2,19 @@
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from text2video import video
 from text2video.config import RunConfig
 from text2video.errors import UsageError
 from text2video.families.base import family_of, load
 from text2video.generation import Settings, generate
 from text2video.preparing.prepare import prepare
+from text2video.training.build import shape_rules
 from text2video.training.trainer import Trainer, train
 
 
@@ -39,9 +42,8 @@ def test_the_losses_are_those_of_the_clips_without_the_encoders(latent, tmp_path
     prepare(config, tmp_path / "out")
     train(config)
     trainer = Trainer(latent("tensors", load_tensors=str(tmp_path / "out"), data_dir=None, caption_prefix="sks"))
-    for pipe in (trainer.pipe, trainer.averaged):
-        assert pipe.vae is None
-        assert pipe.text_encoder is None
+    assert trainer.pipe.vae is None
+    assert trainer.pipe.text_encoder is None
     trainer.run()
     assert trainer.pipe.vae is None
     # a batch and one clip, several threads and one: the last bits of what is encoded may differ
@@ -102,3 +104,58 @@ def test_pixels_and_the_built_in_text_encoder_train_the_same(tiny, clips, tmp_pa
     train(config)
     train(make("tensors", load_tensors=str(tmp_path / "out"), num_workers=1))
     assert losses(tmp_path / "clips") == losses(tmp_path / "tensors")
+
+
+BUCKETS = ["4x16x24", "4x24x16", "2x16x16"]
+
+
+@pytest.fixture
+def mixed(tmp_path) -> Path:
+    """Wide, high and short clips, and one that is smaller than every bucket."""
+    data, drawn = tmp_path / "mixed", np.random.default_rng(0)
+    (data / "videos").mkdir(parents=True)
+    (data / "captions").mkdir()
+    shapes = [(6, 24, 40), (6, 40, 24), (2, 32, 32)]
+    for number, (frames, height, width) in enumerate([*shapes * 5, (6, 8, 8)]):
+        coarse = drawn.integers(0, 255, (frames, height // 8, width // 8, 3), np.uint8)
+        video.write(data / "videos" / f"{number:02d}.mp4", coarse.repeat(8, 1).repeat(8, 2), 8)
+        (data / "captions" / f"{number:02d}.txt").write_text(f"clip number {number}", encoding="utf-8")
+    return data
+
+
+@pytest.mark.parametrize("buckets", [BUCKETS, ["auto"]])
+def test_clips_in_buckets_train_the_same(latent, mixed, tmp_path, buckets):
+    config = latent("clips", "--max_steps", "4", data_dir=str(mixed), buckets=buckets)
+    cache = prepare(config, tmp_path / "out", rules=shape_rules(config, None))
+    train(config)
+    prepared = {"load_tensors": str(tmp_path / "out"), "data_dir": None}
+    train(latent("tensors", "--max_steps", "4", buckets=buckets, **prepared))
+    live, ahead = (np.array(losses(tmp_path / run), float) for run in ("clips", "tensors"))
+    np.testing.assert_allclose(ahead, live, rtol=1e-5)
+    shapes = Counter(entry.shape for (kind, _, _), entry in cache.entries.items() if kind == "video")
+    ((small, reason),) = cache.left_out
+    assert small.endswith("15.mp4")
+    assert "cover no bucket" in reason
+    if buckets == BUCKETS:
+        assert shapes == {(4, 16, 24): 5, (4, 24, 16): 5, (2, 16, 16): 5}
+
+
+def test_a_changed_set_of_buckets_is_said_and_costs_the_clips_that_it_moves(latent, mixed, tmp_path, caplog):
+    out = tmp_path / "out"
+    before = prepare(latent("one", data_dir=str(mixed), buckets=BUCKETS), out).entries
+    with pytest.raises(UsageError, match=r"buckets is \['4x16x24', '4x24x16'\], prepared was \['4x16x24',"):
+        Trainer(latent("run", load_tensors=str(out), buckets=BUCKETS[:2]))
+    with pytest.raises(UsageError, match=r"buckets is \[\], prepared was \['4x16x24', '4x24x16', '2x16x16'\]\."):
+        Trainer(latent("run", load_tensors=str(out)))
+    caplog.set_level("INFO", "text2video")
+    after = prepare(latent("two", data_dir=str(mixed), buckets=BUCKETS[:2]), out).entries
+    new = [entry.shape for key, entry in after.items() if key not in before]
+    assert len(new) == 5  # the short ones; the others stay where they were
+    assert "videos that get another shape encoded anew" in caplog.text
+    assert set(new) <= {(4, 16, 24), (4, 24, 16)}
+
+
+def test_processes_that_prepare_buckets_equal_one(latent, mixed, tmp_path):
+    config = latent("one", data_dir=str(mixed), buckets=["auto"])
+    one, two = (prepare(config, tmp_path / f"by{count}", num_gpus=count).entries for count in (None, 2))
+    assert {key: entry.sha256 for key, entry in one.items()} == {key: entry.sha256 for key, entry in two.items()}

@@ -1,16 +1,16 @@
 """`text2video data prepare`: the work of the codec and the frozen text encoder, done ahead of training."""
 
 import json
-import logging
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from cyclopts import Parameter
 from cyclopts.types import PositiveFloat, PositiveInt
 
-from ..config import RunConfig, read_yaml
+from ..config import RunConfig, preset_file, read_yaml
 from .sources import ANYWHERE, Source
-from .terminal import Lines, progress, say
+from .terminal import log_lines, passing_progress, say
 
 
 def prepare(
@@ -21,6 +21,7 @@ def prepare(
     source: Source = ANYWHERE,
     layout: str | None = None,
     model: Path | None = None,
+    preset: str = "finetune",
     codec: Path | None = None,
     text_encoder: str | None = None,
     num_frames: PositiveInt | None = None,
@@ -28,6 +29,8 @@ def prepare(
     frame_size: PositiveInt | None = None,
     height: PositiveInt | None = None,
     width: PositiveInt | None = None,
+    buckets: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
+    upscale: bool | None = None,
     short: Literal["repeat_last", "loop", "error"] | None = None,
     caption_prefix: str | None = None,
     dataset_class: str | None = None,
@@ -50,6 +53,7 @@ def prepare(
         out: Folder for the result.
         layout: How the data set lies on disk; found out when not given.
         model: A run's YAML, or the folder of a model that will be trained on. Its options hold where no other is given.
+        preset: Of the training to come, whose frames, size and rate hold where a pretrained model is given.
         codec: Folder of a diffusers autoencoder; without it pixels are stored as they are.
         text_encoder: builtin, clip, t5, a Hugging Face name or a folder.
         num_frames: Frames of a training clip.
@@ -57,6 +61,8 @@ def prepare(
         frame_size: Height and width in pixels.
         height: Height in pixels, in place of frame_size.
         width: Width in pixels, in place of frame_size.
+        buckets: Shapes FRAMESxHEIGHTxWIDTH that clips go to, or auto.
+        upscale: Let clips be enlarged to fill a bucket.
         short: What to do with shorter clips.
         caption_prefix: Trigger word put before every caption.
         dataset_class: Your subclass of TextVideoDataset, as module:Class.
@@ -71,37 +77,41 @@ def prepare(
     """
     given: dict[str, Any] = {"data_dir": data, **asdict(source), "layout": layout}
     given |= {"num_frames": num_frames, "fps": fps, "frame_size": frame_size, "height": height, "width": width}
-    given |= {"short": short, "caption_prefix": caption_prefix, "dataset_class": dataset_class}
-    given |= {"max_samples": max_samples}
+    given |= {"buckets": buckets, "upscale": upscale, "short": short, "caption_prefix": caption_prefix}
+    given |= {"dataset_class": dataset_class, "max_samples": max_samples}
     config = configured(
         model,
         {"data": given, "model": {"codec": codec}, "text": {"text_encoder": text_encoder}, "train": {"device": device}},
+        preset,
     )
     from ..preparing.prepare import prepare as run
+    from ..training.build import open_base, shape_rules
 
-    logger, lines = logging.getLogger("text2video"), Lines()
-    logger.addHandler(lines)
-    logger.setLevel(logging.INFO)
-    try:
-        with progress("encoding", "clips and texts") as report:
-            cache = run(
-                config,
-                out,
-                image_latents=save_image_latents,
-                dtype=dtype,
-                num_gpus=num_gpus,
-                engine=engine,
-                remove_unused=remove_unused,
-                on_done=report,
-            )
-    finally:
-        logger.removeHandler(lines)
-    say(f"{len(cache.clips)} clips are prepared, {len(cache.left_out)} left out. Train with --load_tensors {out}")
+    checking, encoding = passing_progress("checking clips", "files"), passing_progress("encoding", "clips and texts")
+    with log_lines(), checking as on_checked, encoding as on_done:
+        cache = run(
+            config,
+            out,
+            image_latents=save_image_latents,
+            dtype=dtype,
+            num_gpus=num_gpus,
+            engine=engine,
+            remove_unused=remove_unused,
+            rules=shape_rules(config, open_base(config, trainable_only=True)) if config.data.buckets else None,
+            on_done=on_done,
+            on_checked=on_checked,
+        )
+    say(f"{len(cache.clips)} clips are prepared, {len(cache.left_out)} left out.")
+    say(f"Train with the same options and --load_tensors {out}")
 
 
-def configured(model: Path | None, given: dict[str, dict[str, Any]]) -> RunConfig:
-    """The configuration of the run to come: the model's or YAML's, with what was given laid over it."""
-    from ..families.base import model_folder
+def configured(model: Path | None, given: dict[str, dict[str, Any]], preset: str = "finetune") -> RunConfig:
+    """The configuration of the run to come: the model's or YAML's, with what was given laid over it.
+
+    Args:
+        preset: of the run, where the model is a pretrained family's.
+    """
+    from ..families.base import family_of, model_folder
 
     values: dict[str, Any] = {}
     if model is not None and model.suffix in (".yaml", ".yml"):
@@ -113,7 +123,9 @@ def configured(model: Path | None, given: dict[str, dict[str, Any]]) -> RunConfi
         values = {"train": {"init_from": str(model)}, "data": {}}
         index = model_folder(model) / "model_index.json"
         told = json.loads(index.read_text(encoding="utf-8")) if index.is_file() else {}
-        values["data"] = {name: told[name] for name in ("num_frames", "height", "width") if name in told}
+        if told and family_of(index.parent).frozen:  # the same options as `train --model`
+            values["data"] = read_yaml(preset_file(preset))["data"]
+        values["data"] |= {name: told[name] for name in ("num_frames", "height", "width") if name in told}
     data = given["data"]
     if data["frame_size"] is not None:  # it stands for both, whatever the model says of either
         values.setdefault("data", {}).update(height=None, width=None)

@@ -45,7 +45,7 @@ def make_app() -> App:
         result_action="return_value",
         suppress_keyboard_interrupt=False,
     )
-    data = App(name="data", help="Make, check, prepare and convert data sets.", sort_key=2)
+    data = App(name="data", help="Make, check, caption, convert and prepare data sets.", sort_key=2)
     app.command(data)
     for place, (verb, line) in enumerate(VERBS.items()):
         group, _, name = verb.rpartition(" ")

@@ -11,12 +11,13 @@ def models() -> None:
     from ..families.catalog import on_this_machine, published
 
     rows = [("MODEL", "FAMILY", "TASKS", "LICENCE", "DISK", "MEMORY", "HERE")]
-    for repository, (family, model) in published().items():
+    for family, model in published():
         tasks = ", ".join(task.replace("-to-video", "") for task in model.tasks)
         disk, memory = f"{model.gigabytes:g} GB", f"{2 * model.billions:.1f} GB"
-        rows.append(
-            (repository, family, tasks, model.licence, disk, memory, "yes" if on_this_machine(repository) else "")
-        )
+        parts = model.parts.values()
+        here = on_this_machine(model.repository) and all(on_this_machine(part, "config.json") for part in parts)
+        name = " + ".join((model.repository, *parts))
+        rows.append((name, family, tasks, model.licence, disk, memory, "yes" if here else ""))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         say("  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip())

@@ -38,6 +38,7 @@ def write_page(path: Path, result: "ShapesResult", run: Path | None, stages: dic
 def training_clips(run: Path, count: int = 12) -> "list[tuple[np.ndarray, str]]":
     """The first clips that a run trained on, uint8 `[T, H, W, 3]` as the model saw them, and their captions."""
     from ..config import RunConfig
+    from ..data.dataset import to_float
     from ..generation import to_uint8
     from ..training.build import open_base, shape_rules
     from ..training.data import open_data
@@ -46,4 +47,4 @@ def training_clips(run: Path, count: int = 12) -> "list[tuple[np.ndarray, str]]"
     config.data.max_samples = min(4 * count, config.data.max_samples or 4 * count)  # a few files are checked, not all
     data = open_data(config.data, config.seed, shape_rules(config, open_base(config))).train
     items = [data[index] for index in range(min(count, len(data)))]
-    return [(to_uint8(item["video"]), item["caption"]) for item in items]
+    return [(to_uint8(to_float(item["video"])), item["caption"]) for item in items]

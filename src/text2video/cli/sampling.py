@@ -65,11 +65,23 @@ class Options:
         motion_bucket_id: Stable Video Diffusion: how much motion, from 0 to 255.
         noise_aug_strength: Stable Video Diffusion: noise on the first frame; more lets the video leave it.
         decode_chunk_size: Frames decoded together: fewer need less memory.
+        use_dynamic_cfg: CogVideoX: guidance that grows from step to step.
+        decode_timestep: LTX-Video: noise level that its decoder takes the latents for.
+        decode_noise_scale: LTX-Video: noise laid on them before decoding.
+        motion_field_strength_x: Text2Video-Zero: how far the picture moves sideways from frame to frame.
+        motion_field_strength_y: Text2Video-Zero: how far it moves upwards or downwards.
+        guidance_scale_2: Wan 2.2 A14B: guidance of the transformer for low noise; without it, --guidance_scale.
     """
 
     motion_bucket_id: NonNegativeInt | None = None
     noise_aug_strength: float | None = None
     decode_chunk_size: PositiveInt | None = None
+    use_dynamic_cfg: bool | None = None
+    decode_timestep: float | None = None
+    decode_noise_scale: float | None = None
+    motion_field_strength_x: float | None = None
+    motion_field_strength_y: float | None = None
+    guidance_scale_2: float | None = None
 
     def given(self) -> dict[str, Any]:
         """Those that are given."""
@@ -84,24 +96,31 @@ class Opened:
     Args:
         variant: Variant of the weight files, such as fp16.
         offload: What leaves the GPU while it is not needed: none, model, group or sequential.
+        layerwise_casting: Hold the denoiser's weights as fp8, in half the memory of bf16.
         lora: Adapters: runs' folders or safetensors files.
         motion_adapter: AnimateDiff: folder of the motion adapter, where the model is one of images.
         controlnet: AnimateDiff: folder of a ControlNet, which --video then steers.
+        pipeline: Class of diffusers to open the model as, in place of the one that its folder names.
+        image_model: Stable Video Diffusion: folder of a text-to-image model, which makes the first frame.
     """
 
     variant: str | None = None
     offload: Literal["none", "model", "group", "sequential"] = "none"
+    layerwise_casting: bool = False
     lora: Annotated[list[Path] | None, Parameter(consume_multiple=True)] = None
     motion_adapter: Path | None = None
     controlnet: Path | None = None
+    pipeline: str | None = None
+    image_model: Path | None = None
 
     def opening(self) -> "Opening":
         """As the families take it."""
         from ..families.base import Opening
 
-        parts = {"motion_adapter": self.motion_adapter, "controlnet": self.controlnet}
+        parts = {name: getattr(self, name) for name in ("motion_adapter", "controlnet", "image_model")}
         own = {name: folder for name, folder in parts.items() if folder is not None}
-        return Opening(self.variant, self.offload, self.lora or (), own)
+        how = {"layerwise_casting": self.layerwise_casting, "pipeline": self.pipeline}
+        return Opening(self.variant, self.offload, self.lora or (), own, **how)
 
 
 NO_OPTIONS, AS_USUAL = Options(), Opened()

@@ -3,7 +3,7 @@
 import logging
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 
 def say(text: object) -> None:
@@ -39,6 +39,22 @@ def progress(label: str, unit: str) -> Iterator[Callable[[int, int | None], None
     task = bar.add_task(label, total=None)
     with bar:
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def passing_progress(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar that comes with the first report and goes when all is done: for one part of a longer work."""
+    with ExitStack() as stack:
+        bar: Callable[[int, int], None] | None = None
+
+        def report(done: int, total: int) -> None:
+            nonlocal bar
+            bar = bar or stack.enter_context(progress(label, unit))
+            bar(done, total)
+            if done == total:
+                stack.close()
+
+        yield report
 
 
 class Lines(logging.Handler):

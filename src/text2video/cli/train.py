@@ -1,8 +1,6 @@
 """`text2video train`: a run from YAML and flags. Its options are the fields of the configuration, read by `config`."""
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +8,7 @@ from cyclopts import Parameter
 
 from ..config import RunConfig, parse_flags, read_yaml
 from ..errors import UsageError
-from .terminal import Lines, progress, say
+from .terminal import Lines, passing_progress, say
 
 HELP, RESUME, DRY_RUN = {"--help", "-h"}, "--resume", "--dry_run"
 
@@ -43,30 +41,15 @@ def train(*tokens: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> None
         if note:
             logger.info(note)
         announce(config)
-        with checking() as report:
-            say(run(config, resume, report))
+        checking, embedding = passing_progress("checking clips", "files"), passing_progress("embedding", "captions")
+        with checking as on_checked, embedding as on_embedded:
+            say(run(config, resume, on_checked, on_embedded))
     except KeyboardInterrupt:
         if (config.output_dir / "run.yaml").is_file():
             logger.info("The run goes on with: text2video train --resume --output_dir %s", config.output_dir)
         raise
     finally:
         logger.removeHandler(lines)
-
-
-@contextmanager
-def checking() -> Iterator[Callable[[int, int], None]]:
-    """A bar for the check of the data; it goes when the check is done, and training shows its own lines."""
-    with ExitStack() as stack:
-        bar: Callable[[int, int], None] | None = None
-
-        def report(done: int, total: int) -> None:
-            nonlocal bar
-            bar = bar or stack.enter_context(progress("checking clips", "files"))
-            bar(done, total)
-            if done == total:
-                stack.close()
-
-        yield report
 
 
 def read(tokens: tuple[str, ...]) -> tuple[RunConfig, bool, bool]:

@@ -58,14 +58,16 @@ class Settings:
     """What latents and embeddings follow from, besides the clips themselves; the names are those of the options.
 
     Args:
-        video: of the videos: codec, dtype, frames, sizes.
+        video: of the videos: codec, dtype, how they are sampled.
         text: of the texts: text encoder, dtype.
+        shapes: which shape each clip has: frames and sizes, or buckets. A clip's own is in its mark.
         caption_prefix: put before every caption.
         image_latents: whether first frames were encoded by themselves too.
     """
 
     video: Mapping[str, Any]
     text: Mapping[str, Any]
+    shapes: Mapping[str, Any]
     caption_prefix: str = ""
     image_latents: bool = False
 
@@ -80,13 +82,13 @@ class Settings:
 
     def changes(self, prepared: "Settings") -> list[str]:
         """How settings that were prepared with differ from these, in words."""
-        own, old = ({**s.video, **s.text, "caption_prefix": s.caption_prefix} for s in (self, prepared))
+        own, old = ({**s.shapes, **s.video, **s.text, "caption_prefix": s.caption_prefix} for s in (self, prepared))
         return [
             f"the files of the {name.removesuffix('_content')} are others"
-            if name.endswith("_content") and own.get(name) and old.get(name)
-            else f"{name} is {own.get(name)!r}, prepared was {old.get(name)!r}"
-            for name in dict.fromkeys([*own, *old])
-            if own.get(name) != old.get(name)
+            if name.endswith("_content") and own[name] and old[name]
+            else f"{name} is {own[name]!r}, prepared was {old[name]!r}"
+            for name in own
+            if name in old and own[name] != old[name]  # only one has sizes where one has buckets
         ]
 
 
@@ -284,7 +286,8 @@ def write_table(path: Path, rows: Iterable[Mapping[str, Any]], schema: pa.Schema
 class CachedDataset(Dataset[dict[str, Any]]):
     """Clips of a cache for training, with the items and the order of `TextVideoDataset`.
 
-    An item has `mean` and `logvar` in place of `video`, where a codec was at work.
+    An item has `mean` and mostly `logvar` in place of `video`, where a codec was at work; else `video` in levels where
+    that loses nothing. What was stored of first frames is there as `image_mean` and the like.
 
     Args:
         cache: an open one.
@@ -314,10 +317,12 @@ class CachedDataset(Dataset[dict[str, Any]]):
         number = self.indices[index]
         clip, tensors = self.cache.clips[number], self.cache.video(number)
         if "pixels" in tensors:
-            tensors["video"] = to_float(tensors.pop("pixels"))
+            tensors["video"] = tensors.pop("pixels")  # as `TextVideoDataset` with `as_levels`
         conditions = {name: tensors.pop(name) for name in list(tensors) if name.startswith("condition.")}
         caption = f"{self.cache.settings.caption_prefix} {draw_caption(clip, self.seed, epoch)}".strip()
         conditions = {name.removeprefix("condition."): value for name, value in conditions.items()}
+        if self.cache.settings.image_latents:
+            tensors |= {f"image_{name}": value for name, value in self.cache.image(number).items()}
         return {**tensors, "caption": caption, "id": clip.id, "conditions": conditions}
 
 

@@ -50,6 +50,8 @@ class TextVideoDataset(Dataset[dict[str, Any]]):
         random_window: with `fps`, where in the clip the frames begin: anywhere, or in the middle.
         cache_gb: memory, in each process, for frames that are the same in every epoch: those of clips sampled evenly or
             in the middle. They are decoded once.
+        as_levels: where frames are not varied, hand out `video` as uint8 levels, a quarter of the bytes for loaders to
+            pass on; `to_float` makes the floats of it.
 
     Raises:
         UsageError: a count or size below 1.
@@ -72,6 +74,7 @@ class TextVideoDataset(Dataset[dict[str, Any]]):
         buckets: Sequence[tuple[int, int, int]] | None = None,
         random_window: bool = True,
         cache_gb: float = 1.0,
+        as_levels: bool = False,
     ):
         self.num_frames = num_frames
         self.height, self.width = height or frame_size, width or frame_size
@@ -98,6 +101,7 @@ class TextVideoDataset(Dataset[dict[str, Any]]):
         self.caption_prefix = caption_prefix.strip()
         self.short: Literal["repeat_last", "loop", "error"] = short
         self.random_window = random_window
+        self.as_levels = as_levels
         self.unreadable: dict[str, str] = {}  # clip id -> why another took its place
         self._cache: dict[str, np.ndarray] = {}
         self._cache_left = int(cache_gb * 1e9)
@@ -166,7 +170,9 @@ class TextVideoDataset(Dataset[dict[str, Any]]):
         return frames
 
     def _item(self, clip: Clip, frames: np.ndarray, epoch: int) -> dict[str, Any]:
-        video = to_float(torch.from_numpy(frames).permute(3, 0, 1, 2).contiguous())  # [C, T, H, W]; moved as bytes
+        video = torch.from_numpy(np.ascontiguousarray(frames.transpose(3, 0, 1, 2)))  # [C, T, H, W]; moved as bytes
+        if self.augment or not self.as_levels:
+            video = to_float(video)
         caption = draw_caption(clip, self.seed, epoch)
         if self.augment:
             caption = self.augment_text(caption, self._rng("augment_text", epoch, clip))

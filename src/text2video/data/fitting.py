@@ -75,7 +75,8 @@ def extent(clip: Clip, info: VideoInfo, fps: float | None) -> tuple[int, int, in
         frames = int((part - 0.5 / info.fps) * fps + EPSILON) + 1
     else:
         frames = info.num_frames if clip.source == clip.id else int(part * info.fps + EPSILON)
-    return max(frames, 1), info.height, info.width
+    # damaged timestamps and aspect ratios promise more than any bucket has, and than the arrays hold
+    return min(max(frames, 1), _21_BITS), min(info.height, _21_BITS), min(info.width, _21_BITS)
 
 
 def place(

@@ -15,6 +15,7 @@ import tarfile
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +211,16 @@ def find_damaged(path: Path, entries: Sequence[Entry]) -> list[Entry]:
     return bad
 
 
+@lru_cache(maxsize=256)
+def _tensors(header: bytes) -> list[tuple[str, torch.dtype, list[int], int, int]]:
+    """Name, dtype, shape, first and last byte of each tensor of a safetensors header; clips of one shape share one."""
+    return [
+        (name, _DTYPES[told["dtype"]], told["shape"], *told["data_offsets"])
+        for name, told in json.loads(header).items()
+        if name != "__metadata__"
+    ]
+
+
 class ShardReader:
     """Reads samples out of mapped shards. Each process maps them for itself; it can be sent to another process.
 
@@ -234,18 +245,13 @@ class ShardReader:
         if len(content) < entry.size:
             raise damaged(entry)
         start = 8 + int.from_bytes(content[:8], "little")
-        tensors = {}
-        for name, told in json.loads(bytes(content[8:start])).items():
-            if name == "__metadata__":
-                continue
-            first, last = told["data_offsets"]
-            dtype = _DTYPES[told["dtype"]]
-            if first == last:
-                tensors[name] = torch.empty(told["shape"], dtype=dtype)
-                continue
-            flat = torch.frombuffer(content[start + first : start + last], dtype=dtype)
-            tensors[name] = flat.view(told["shape"]).clone()
-        return tensors
+        held = torch.empty(0, dtype=torch.uint8)
+        if start < len(content):  # one copy for all tensors, which share it
+            held = torch.frombuffer(content[start:], dtype=torch.uint8).clone()
+        return {
+            name: held[first:last].view(dtype).view(shape)
+            for name, dtype, shape, first, last in _tensors(bytes(content[8:start]))
+        }
 
     def _map(self, shard: str) -> mmap.mmap:
         if shard not in self._maps:

@@ -7,7 +7,7 @@ With x_t = alpha x_0 + sigma noise, a model may predict (Salimans and Ho 2022; L
 Each determines the others, so training and sampling may use different ones.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -130,15 +130,19 @@ class TextToVideoDiffusion:
         """One player: everything that trains."""
         return {"denoiser": list(trainable)}
 
-    def timesteps(self, u: Tensor) -> Tensor:
-        """Timesteps `[B]` from uniform numbers u `[B]` in (0, 1), by inverse transform sampling."""
+    def timesteps(self, u: Tensor, shape: Sequence[int] = ()) -> Tensor:
+        """Timesteps `[B]` from uniform numbers u `[B]` in (0, 1), by inverse transform sampling.
+
+        Args:
+            shape: (frames, height, width) of what is denoised, for schedules that depend on it.
+        """
         if self.timestep_distribution == "logit_normal":
             u = (
                 torch.sigmoid(self.logit_mean + self.logit_std * torch.special.ndtri(u.cpu().double()))
                 .float()
                 .to(u.device)
             )
-        return self.schedule.timesteps(u)
+        return self.schedule.at_size(shape).timesteps(u)
 
     def add_noise(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """x_t `[B, C, T, H, W]` at timesteps t `[B]`."""
@@ -159,7 +163,7 @@ class TextToVideoDiffusion:
 
     def loss(self, predict: Predict, batch: Batch, player: str = "denoiser") -> Tensor:
         """The weighted mean squared error of the prediction, a scalar."""
-        t = self.timesteps(batch.u)
+        t = self.timesteps(batch.u, batch.x_0.shape[2:])
         output = predict(self.add_noise(batch.x_0, batch.noise, t), t, batch.condition).float()
         alpha, sigma = (expand(level, batch.x_0) for level in self.schedule.alpha_sigma(t))
         wanted = target(self.prediction, batch.x_0, batch.noise, alpha, sigma)

@@ -5,11 +5,16 @@ variance-preserving ones (DDPM, Ho et al. 2020; the cosine schedule of Nichol an
 whole numbers 0 .. num_timesteps - 1, and the straight path of rectified flow (Liu et al. 2022; Lipman et al. 2022),
 whose timesteps are any number in (0, num_timesteps].
 
+A third has continuous noise levels (`EDM`).
+
 Samplers are diffusers schedulers, by name. `Schedule.from_scheduler` reads the schedule back from a saved one.
 """
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
@@ -96,6 +101,10 @@ class Schedule:
             return (u * self.num_timesteps).clamp(min=1e-3 * self.num_timesteps)
         return (u * self.num_timesteps).floor().clamp(0, self.num_timesteps - 1)
 
+    def at_size(self, shape: Sequence[int]) -> "Schedule":
+        """The schedule for what has this shape (frames, height, width): the same for all, in most."""
+        return self
+
     def sampler(self, name: str | None = None, prediction: str = "epsilon", clip: bool = True) -> Any:
         """A diffusers scheduler that samples along this schedule.
 
@@ -160,3 +169,64 @@ class Schedule:
         names = {theirs: ours for ours, theirs in BETAS.items()}
         # its own table: pretrained models begin and end their betas elsewhere, and some rescale them
         return cls(names[config.beta_schedule], config.num_train_timesteps, cumprod=scheduler.alphas_cumprod)
+
+
+class SizedFlow(Schedule):
+    """The straight path, shifted the more to noise the more numbers a video has (Esser et al. 2024, section 5.3.2).
+
+    The shift's logarithm lies on a straight line through two points. As it is added to the logit of a timestep, one
+    that is drawn logit-normal gets it as its mean.
+
+    Args:
+        few, many: positions in latents (frames x height x width).
+        at_few, at_many: logarithm of the shift there.
+    """
+
+    def __init__(
+        self, few: int = 1024, many: int = 4096, at_few: float = 0.95, at_many: float = 2.05, num_timesteps: int = 1000
+    ):
+        super().__init__("flow", num_timesteps)
+        self.few, self.at_few, self.slope = few, at_few, (at_many - at_few) / (many - few)
+
+    def at_size(self, shape: Sequence[int]) -> Schedule:
+        """With the shift for latents of this shape."""
+        log_shift = self.at_few + self.slope * (math.prod(shape) - self.few)
+        return Schedule("flow", self.num_timesteps, math.exp(log_shift))
+
+
+class EDM(Schedule):
+    """Continuous noise levels (Karras et al. 2022, arXiv:2206.00364), x = x_0 + s noise, in our terms.
+
+    What the denoiser sees is x / sqrt(1 + s^2), so alpha = 1 / sqrt(1 + s^2) and sigma = s alpha; its timestep is
+    t = log(s) / 4. What it answers there is v, and the paper's loss weight comes out as 1.
+
+    Args:
+        log_mean, log_std: of log(s) in training; those of Stable Video Diffusion (arXiv:2311.15127).
+    """
+
+    def __init__(self, log_mean: float = 0.7, log_std: float = 1.6):
+        self.name, self.num_timesteps, self.shift = "edm", 1000, 1.0
+        self.log_mean, self.log_std = log_mean, log_std
+
+    def alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(alpha, sigma), each `[B]` float32, at timesteps t `[B]`, of any size and sign."""
+        level = (4 * t.float()).exp()
+        alpha = (1 + level.square()).rsqrt()
+        return alpha, level * alpha
+
+    def timesteps(self, u: Tensor) -> Tensor:
+        """Timesteps `[B]` at quantiles u `[B]` in (0, 1) of the log-normal levels of training."""
+        normal = torch.special.ndtri(u.cpu().double()).float().to(u.device)
+        return (self.log_mean + self.log_std * normal) / 4
+
+    def sampler(self, name: str | None = None, prediction: str = "v", clip: bool = False) -> Any:
+        """Euler's steps over the levels of Karras et al., with those of Stable Video Diffusion at their ends."""
+        if name not in (None, "euler"):
+            raise UsageError(f"The sampler {name!r} does not take continuous noise levels. Choose euler.")
+        return EulerDiscreteScheduler(
+            prediction_type=PREDICTIONS[prediction],
+            timestep_type="continuous",
+            use_karras_sigmas=True,
+            sigma_min=0.002,
+            sigma_max=700.0,
+        )

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -15,13 +15,34 @@ from ..errors import ModelError, UsageError
 from ..models.codecs import Latents
 from ..sizes import Bucket, ShapeRules
 from . import lora
+from .precision import Quantization, cast_layers
 
 # Pipeline class in model_index.json -> module and class of its family.
 FAMILIES = {
+    "CogVideoXImageToVideoPipeline": "cogvideox:CogVideoX",
+    "CogVideoXPipeline": "cogvideox:CogVideoX",
+    "CogVideoXVideoToVideoPipeline": "cogvideox:CogVideoX",
+    "LTXConditionPipeline": "ltx_video:LTXVideo",
+    "LTXImageToVideoPipeline": "ltx_video:LTXVideo",
+    "LTXPipeline": "ltx_video:LTXVideo",
     "TextToVideoPipeline": "native:NativeFamily",
     "TextToVideoSDPipeline": "modelscope:ModelScope",
     "VideoToVideoSDPipeline": "modelscope:ModelScope",
+    "StableDiffusionPipeline": "animatediff:AnimateDiff",  # with a motion adapter beside it
+    "AnimateDiffPipeline": "animatediff:AnimateDiff",
+    "AnimateDiffVideoToVideoPipeline": "animatediff:AnimateDiff",
+    "AnimateDiffControlNetPipeline": "animatediff:AnimateDiff",
+    "TextToVideoZeroPipeline": "zero:TextToVideoZero",
+    "WanPipeline": "wan:Wan",
+    "WanImageToVideoPipeline": "wan:Wan",
+    "WanVideoToVideoPipeline": "wan:Wan",
+    "HunyuanVideo15Pipeline": "hunyuan:HunyuanVideo",
+    "HunyuanVideo15ImageToVideoPipeline": "hunyuan:HunyuanVideo",
+    "StableVideoDiffusionPipeline": "svd:StableVideoDiffusion",
+    "TextStableVideoDiffusionPipeline": "svd:StableVideoDiffusion",
 }
+# Pipeline class in model_index.json -> another that its folder can be opened as, where that one is named.
+OTHERWISE = {"StableDiffusionPipeline": "TextToVideoZeroPipeline"}
 Task = Literal["text-to-video", "image-to-video", "video-to-video"]
 Offload = Literal["none", "model", "sequential", "group"]
 
@@ -50,6 +71,7 @@ class Published:
         licence: as its model card says.
         billions: parameters of its denoiser.
         gigabytes: of the files that are needed, on the disk.
+        parts: what else is needed: name as in `Opening.parts` -> its repository. It counts above.
     """
 
     repository: str
@@ -57,6 +79,7 @@ class Published:
     licence: str
     billions: float
     gigabytes: float
+    parts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -69,12 +92,20 @@ class Opening:
             compute (`group`), or each layer (`sequential`): less memory from left to right, and slower.
         lora: adapters, each a run's folder or a safetensors file.
         parts: further parts by the name that the family gives them, such as `motion_adapter`: -> folder.
+        without: components that are not needed, and left out of memory.
+        quantize: how the denoisers' weights are held, see `precision`; None: in the pipeline's own precision.
+        layerwise_casting: hold the denoisers' weights as fp8, and cast them while a layer computes.
+        pipeline: class of diffusers to open the folder as, in place of the one that it names.
     """
 
     variant: str | None = None
     offload: Offload = "none"
     lora: Sequence[Path] = ()
     parts: Mapping[str, Path] = field(default_factory=dict)
+    without: Sequence[str] = ()
+    quantize: Quantization | None = None
+    layerwise_casting: bool = False
+    pipeline: str | None = None
 
 
 AS_USUAL = Opening()
@@ -101,6 +132,17 @@ class Family(Protocol):
     @property
     def options(self) -> frozenset[str]:
         """Names of sampling options that only some families have, such as `motion_bucket_id`."""
+        ...
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Components whose work `embed`, `encode_video` and `encode_image` do ahead of training; none where codec and
+        text encoder are the run's own choice."""
+        ...
+
+    @property
+    def denoiser_names(self) -> tuple[str, ...]:
+        """Components that predict."""
         ...
 
     @property
@@ -159,15 +201,29 @@ class Family(Protocol):
         ...
 
     def trainable(self, pipe: Any) -> dict[str, nn.Module]:
-        """Component name -> module that learns when all weights do: the denoisers, and what learns with them."""
+        """Component name -> module that learns without adapters: the denoisers, and what learns with them."""
+        ...
+
+    def learns(self, name: str) -> bool:
+        """Whether a parameter of these modules, COMPONENT.LAYER.weight, learns; the others stay as they are."""
         ...
 
     def encode_text(self, pipe: Any, modules: dict[str, nn.Module], captions: Sequence[str]) -> dict[str, Tensor]:
         """Captions -> condition of the denoiser."""
         ...
 
+    def embed(self, pipe: Any, caption: str) -> dict[str, Tensor]:
+        """What the denoiser is told of one caption: name -> tensor without a batch axis. Needs the tokenizers and the
+        components named `text_encoder...` only."""
+        ...
+
     def encode_video(self, pipe: Any, video: Tensor) -> Latents:
         """`[B, 3, T, H, W]` in [-1, 1] -> what is denoised, `[B, C, t, h, w]`, normalised."""
+        ...
+
+    def encode_image(self, pipe: Any, video: Tensor) -> dict[str, Tensor]:
+        """What `conditions` needs of the first frame, or of the video `[1, 3, T, H, W]`, to be stored ahead of
+        training: name -> tensor without a batch axis. There it is found in `items` as `image_NAME`."""
         ...
 
     def conditions(
@@ -176,7 +232,9 @@ class Family(Protocol):
         """What else the denoiser is told of a batch besides its captions, such as the latents of first frames.
 
         Args:
-            items: of the loader: `video` `[B, 3, T, H, W]`, or what was encoded ahead.
+            items: of the loader: `video` `[B, 3, T, H, W]` in [-1, 1] on the device; or what was encoded ahead:
+                `mean` and `logvar` `[B, C, t, h, w]`, and where `--save_image_latents` was given, `image_NAME` for
+                each tensor of `encode_image`.
             x_0: `[B, C, t, h, w]`, what is denoised.
             generators: one for each clip, for whatever is drawn.
         """
@@ -200,13 +258,17 @@ class Family(Protocol):
 
         Args:
             on_step: called with (steps done, steps).
-            settings: the fields of `Defaults` except fps; `image`, `last_image` uint8 `[H, W, 3]`, `video` uint8
+            settings: the fields of `Defaults`; `image`, `last_image` uint8 `[H, W, 3]`, `video` uint8
                 `[T, H, W, 3]` and `strength` where they were given; the family's own `options`.
         """
         ...
 
     def adapt(self, pipe: Any, shape: Bucket, fps: float | None) -> None:
         """What it is going to be trained on: what it makes from then on when it is not told otherwise."""
+        ...
+
+    def use_text_encoder(self, pipe: Any, name: str) -> Any:
+        """The pipeline, with another text encoder whose texts it is going to be trained to follow."""
         ...
 
     def use_sampler(self, pipe: Any, name: str) -> None:
@@ -218,11 +280,15 @@ class Family(Protocol):
         ...
 
 
-def family_of(path: Path) -> Family:
+def family_of(path: Path, pipeline: str | None = None) -> Family:
     """The family of the model in a folder, by its model_index.json.
+
+    Args:
+        pipeline: class of diffusers to open it as, in place of the one that it names.
 
     Raises:
         ModelError: it is no model folder, or of a family that is not known.
+        UsageError: it cannot be opened as that class.
     """
     index = path / "model_index.json"
     if not index.is_file():
@@ -236,7 +302,10 @@ def family_of(path: Path) -> Family:
         raise ModelError(f"{index} is damaged: it is no JSON object. Save the model again.") from None
     if kind not in FAMILIES:
         raise ModelError(f"The model in {str(path)!r} is a {kind}. Known are {', '.join(FAMILIES)}.")
-    module, name = FAMILIES[kind].split(":")
+    if pipeline not in (None, kind, OTHERWISE.get(kind)):
+        other = f"Choose {OTHERWISE[kind]}, or leave out --pipeline." if kind in OTHERWISE else "Leave out --pipeline."
+        raise UsageError(f"The model in {str(path)!r}, a {kind}, cannot be opened as {pipeline!r}. {other}")
+    module, name = FAMILIES[pipeline or kind].split(":")
     return getattr(import_module(f".{module}", __package__), name)()
 
 
@@ -250,14 +319,27 @@ def open_model(
 
     Raises:
         ModelError: there is none, or an adapter fits nothing in it.
+        UsageError: it cannot be opened in that way.
     """
+    if opening.layerwise_casting and opening.offload in ("group", "sequential"):
+        raise UsageError(
+            f"--layerwise_casting holds weights in one way and --offload {opening.offload} in another: leave out one."
+        )
     folder, adapters = model_folder(path), list(opening.lora)
     if base := lora.base_of(folder):
+        opening = replace(opening, parts={**lora.parts_of(folder), **opening.parts})
         folder, adapters = model_folder(base), [folder, *adapters]
-    family = family_of(folder)
+    family = family_of(folder, opening.pipeline)
     pipe = family.open(folder, device, dtype or own_dtype(family, device), opening=opening)
+    modules = family.denoisers(pipe)
+    for name in getattr(pipe, "_lora_loadable_modules", ()):  # others' adapters may go to a text encoder too
+        if isinstance(part := getattr(pipe, name, None), nn.Module):
+            modules[name] = part
     for number, adapter in enumerate(adapters):
-        lora.apply(family.denoisers(pipe), lora.read(model_folder(adapter), pipe), f"lora{number}")
+        file = adapter if adapter.is_file() else model_folder(adapter)
+        lora.apply(modules, lora.read(file, pipe), f"lora{number}")
+    if opening.layerwise_casting:
+        cast_layers(family.denoisers(pipe).values(), dtype or own_dtype(family, device))
     return family, pipe
 
 

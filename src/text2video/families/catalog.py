@@ -7,21 +7,24 @@ from ..errors import ModelError
 from .base import FAMILIES, Published
 
 
-def published() -> dict[str, tuple[str, Published]]:
-    """Repository -> name of its family, and the model."""
-    found = {}
+def published() -> list[tuple[str, Published]]:
+    """The name of each family with each of its models."""
+    found = []
     for place in dict.fromkeys(FAMILIES.values()):
         module, name = place.split(":")
         family = getattr(import_module(f".{module}", __package__), name)
-        found |= {model.repository: (family.name, model) for model in getattr(family, "published", ())}
+        found += [(family.name, model) for model in getattr(family, "published", ())]
     return found
 
 
-def on_this_machine(repository: str) -> Path | None:
-    """The folder of a model in the Hugging Face cache; None where it is not, or not its index."""
+def on_this_machine(repository: str, file: str = "model_index.json") -> Path | None:
+    """The folder of a model (or of a part, by its `config.json`) in the Hugging Face cache; None where it is not."""
     from huggingface_hub import try_to_load_from_cache
 
-    index = try_to_load_from_cache(repository, "model_index.json")
+    try:
+        index = try_to_load_from_cache(repository, file)
+    except ValueError:  # it is no name that a repository can have
+        return None
     return Path(index).parent if isinstance(index, str) else None
 
 
@@ -31,7 +34,8 @@ def named(name: str) -> Path | None:
     Raises:
         ModelError: it is not on this machine.
     """
-    known = [repository for repository in published() if name in (repository, repository.partition("/")[2])]
+    repositories = [model.repository for _, model in published()]
+    known = [repository for repository in repositories if name in (repository, repository.partition("/")[2])]
     if not known:
         return None
     folder = on_this_machine(known[0])

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import ModelError, UsageError
 from . import lora
-from .base import Family, model_folder, open_model
+from .base import Family, Opening, model_folder, open_model
 
 FORMATS = ("diffusers", "comfyui", "merged")
 
@@ -54,16 +54,16 @@ def export(adapter: Path, form: str, output: Path) -> list[Exported]:
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UsageError(f"{output} is there already. Name a new folder by --output_dir.")
     family, pipe = open_model(folder, torch.device("cpu"), torch.float32)
-    wanted = deltas(family.denoisers(pipe))
+    wanted, opening = deltas(family.denoisers(pipe)), Opening(parts=lora.parts_of(folder))
     output.mkdir(parents=True, exist_ok=True)
     if form == "merged":
-        return [merged(family, pipe, base, output, wanted)]
+        return [merged(family, pipe, base, opening, output, wanted)]
     if form == "diffusers":
         files = [output / lora.FILE]
         shutil.copyfile(folder / lora.FILE, files[0])
     else:
         files = comfyui(family, lora.read(folder, pipe), output)
-    return [read_back(base, file, wanted, family) for file in files]
+    return [read_back(base, opening, file, wanted, family) for file in files]
 
 
 def comfyui(family: Family, adapter: lora.Adapter, output: Path) -> list[Path]:
@@ -99,7 +99,9 @@ def comfyui(family: Family, adapter: lora.Adapter, output: Path) -> list[Path]:
     return written
 
 
-def merged(family: Family, pipe: Any, base: Path, output: Path, wanted: dict[str, Tensor]) -> Exported:
+def merged(
+    family: Family, pipe: Any, base: Path, opening: Opening, output: Path, wanted: dict[str, Tensor]
+) -> Exported:
     """Writes the base with the adapter in its weights."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -111,7 +113,7 @@ def merged(family: Family, pipe: Any, base: Path, output: Path, wanted: dict[str
                 setattr(module.get_submodule(parent), last, layer.get_base_layer())
         del module.peft_config
     family.save(pipe, output)
-    _, before = open_model(base, torch.device("cpu"), torch.float32)
+    _, before = open_model(base, torch.device("cpu"), torch.float32, opening)
     _, after = open_model(output, torch.device("cpu"), torch.float32)
     old, new = (
         {f"{name}.{key}": value for name, part in parts.items() for key, value in part.named_parameters()}
@@ -122,13 +124,13 @@ def merged(family: Family, pipe: Any, base: Path, output: Path, wanted: dict[str
     return Exported(output, lora.Applied(0, (), max(sizes)), same(output, found, wanted))
 
 
-def read_back(base: Path, file: Path, wanted: dict[str, Tensor], family: Family) -> Exported:
+def read_back(base: Path, opening: Opening, file: Path, wanted: dict[str, Tensor], family: Family) -> Exported:
     """Lays the file over the base, as anyone who gets it would.
 
     Raises:
         ModelError: some of it matches nothing, or it does something else than the adapter.
     """
-    _, pipe = open_model(base, torch.device("cpu"), torch.float32)
+    _, pipe = open_model(base, torch.device("cpu"), torch.float32, opening)
     adapter, parts = lora.read(file, pipe), family.denoisers(pipe)
     component = file.stem.removeprefix("comfyui_")
     if component in parts and component != file.stem:  # one of several: its names do not say whose it is

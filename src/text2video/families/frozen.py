@@ -1,9 +1,11 @@
-"""What of a model is frozen and can work ahead of training: its codec, and a pretrained text encoder.
+"""What of a model is frozen and can work ahead of training: its codec, and its pretrained text encoders.
 
-Both are known by the content of their files, so that what they encoded is never taken for another model's work.
+They are known by the content of their files, so that what they encoded is never taken for another model's work. A
+pretrained family encodes by itself; for our own models the configuration names codec and text encoder.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,11 @@ from typing import Any
 from transformers import AutoConfig
 
 from ..config import RunConfig
-from ..data.cache import Settings, content_mark
+from ..data.cache import Settings, content_mark, mark
 from ..errors import UsageError
 from ..models.codecs import Geometry
 from ..models.text import text_source, text_width
+from ..sizes import AUTO
 from .base import family_of, model_folder
 
 
@@ -25,10 +28,12 @@ class Frozen:
     Args:
         codec: folder of the autoencoder; None: pixels are denoised.
         text: name or folder of the pretrained text encoder; None: the text encoder is trained with the model.
+        model: folder of a pretrained family's model, which encodes in that family's own way; None: it is one of ours.
     """
 
     codec: Path | None = None
     text: str | None = None
+    model: Path | None = None
 
     @classmethod
     def of(cls, config: RunConfig) -> "Frozen":
@@ -39,8 +44,9 @@ class Frozen:
         """
         if config.train.init_from:
             folder = model_folder(config.train.init_from)
-            family_of(folder)
-            kept = on_disk(folder)
+            family, kept = family_of(folder), on_disk(folder)
+            if family.frozen:
+                return cls(kept.get("vae"), str(kept.get("text_encoder", folder / "text_encoder")), folder)
             return cls(kept.get("vae"), str(kept["text_encoder"]) if "text_encoder" in kept else None)
         text = config.text.text_encoder
         return cls(config.model.codec, None if text == "builtin" or _is_ours(Path(text)) else text)
@@ -52,11 +58,23 @@ class Frozen:
 
     @property
     def text_width(self) -> int:
-        """Width of the text encoder's embeddings, from its configuration alone."""
+        """Width of the text encoder's embeddings, from its configuration alone; a guess where a family has none."""
+        if self.model and not Path(self.text or "").is_dir():
+            return 1024
         return text_width(AutoConfig.from_pretrained(text_source(self.text or "")))
 
     def marks(self) -> dict[str, Any]:
         """What the parts are and what is in their files: equal for equal models, wherever they lie."""
+        if self.model:
+            family = family_of(self.model)
+            words = [name for name in family.frozen if name.startswith("text_encoder")]
+            pictures = [name for name in family.frozen if name not in words]
+            return {
+                "codec": f"{family.name}'s",
+                "codec_content": _contents(self.model, pictures),
+                "text_encoder": f"{family.name}'s",
+                "text_encoder_content": _contents(self.model, words),
+            }
         geometry = self.geometry
         return {
             "codec": geometry.kind if geometry else "pixels",
@@ -78,6 +96,10 @@ def _is_ours(folder: Path) -> bool:
     return (folder / "text_encoder").is_dir() and "text_encoder" not in on_disk(folder)
 
 
+def _contents(model: Path, names: Sequence[str]) -> str:
+    return mark(*(_content(model / name) for name in names if (model / name).is_dir()))
+
+
 def _content(folder: Path) -> str:
     files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".txt", ".model"))
     if not any(path.suffix == ".safetensors" for path in files):
@@ -93,8 +115,13 @@ def prepared_settings(config: RunConfig, frozen: Frozen, dtype: str, image_laten
     """
     data, marks = config.data, frozen.marks()
     height, width = data.size
-    sampled = {name: getattr(data, name) for name in ("num_frames", "fps", "short", "dataset_class")}
+    shapes: dict[str, Any] = {"buckets": data.buckets}
+    if data.buckets:
+        shapes |= {"upscale": data.upscale}
+    if data.buckets in ([], [AUTO]):  # buckets that are named leave these unused
+        shapes |= {"num_frames": data.num_frames, "height": height, "width": width}
+    sampled = {name: getattr(data, name) for name in ("fps", "short", "dataset_class")}
     codec = {name: marks[name] for name in ("codec", "codec_content")}
     text = {name: marks[name] for name in ("text_encoder", "text_encoder_content")}
-    video = {**sampled, "height": height, "width": width, **codec, "dtype": dtype}
-    return Settings(video, text | {"dtype": dtype}, data.caption_prefix.strip(), image_latents)
+    video = {**sampled, **codec, "dtype": dtype}
+    return Settings(video, text | {"dtype": dtype}, shapes, data.caption_prefix.strip(), image_latents)

@@ -7,6 +7,7 @@ to, so that the folder alone can be generated from.
 
 import json
 import logging
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from ..errors import ModelError, UsageError
 FILE, BASE = "pytorch_lora_weights.safetensors", "base.json"
 NAME = "trained"  # of the adapter that a run trains
 _METADATA = "lora_adapter_metadata"  # the key that diffusers reads rank and alpha under
+_PEFT = re.compile(r"\.lora_(A|B|magnitude_vector|embedding_A|embedding_B)\b")
 
 logger = logging.getLogger("text2video")
 
@@ -83,6 +85,9 @@ def add(
             inject_adapter_in_model(config, module, adapter_name=NAME)
         except ValueError as error:
             raise UsageError(f"No adapter can be added to {name}: {error} Name other layers by --targets.") from None
+        for parameter in module.parameters():
+            if parameter.requires_grad:  # in bf16, small steps would be lost
+                parameter.data = parameter.data.float()
 
 
 def weights(modules: Mapping[str, nn.Module], name: str = NAME) -> dict[str, Tensor]:
@@ -96,8 +101,12 @@ def weights(modules: Mapping[str, nn.Module], name: str = NAME) -> dict[str, Ten
     }
 
 
-def save(folder: Path, modules: Mapping[str, nn.Module], base: Path) -> None:
-    """Writes the trained adapter as `FILE` and the model it belongs to as `BASE` into a folder."""
+def save(folder: Path, modules: Mapping[str, nn.Module], base: Path, parts: Mapping[str, Path] | None = None) -> None:
+    """Writes the trained adapter as `FILE` and the model it belongs to as `BASE` into a folder.
+
+    Args:
+        parts: what the model was opened with: see `Opening.parts`.
+    """
     metadata = {
         f"{component}.{key}": sorted(value) if isinstance(value, set) else value
         for component, module in modules.items()
@@ -107,7 +116,9 @@ def save(folder: Path, modules: Mapping[str, nn.Module], base: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     words = {"format": "pt", _METADATA: json.dumps(metadata, sort_keys=True)}
     save_file(weights(modules), folder / FILE, metadata=words)
-    (folder / BASE).write_text(json.dumps({"base": str(base.resolve())}) + "\n", encoding="utf-8")
+    beside = {name: str(path.resolve() if path.exists() else path) for name, path in (parts or {}).items()}
+    note = {"base": str(base.resolve()), **({"parts": beside} if beside else {})}
+    (folder / BASE).write_text(json.dumps(note) + "\n", encoding="utf-8")
 
 
 def base_of(folder: Path) -> Path | None:
@@ -116,11 +127,21 @@ def base_of(folder: Path) -> Path | None:
     Raises:
         ModelError: `base.json` is damaged.
     """
+    return Path(_note(folder)["base"]) if (folder / BASE).is_file() else None
+
+
+def parts_of(folder: Path) -> dict[str, Path]:
+    """The further parts that the adapter's model is opened with: name -> folder."""
+    return {name: Path(part) for name, part in _note(folder).get("parts", {}).items()}
+
+
+def _note(folder: Path) -> dict[str, Any]:
     note = folder / BASE
-    if not note.is_file():
-        return None
     try:
-        return Path(json.loads(note.read_text(encoding="utf-8"))["base"])
+        found = json.loads(note.read_text(encoding="utf-8"))
+        if not isinstance(found["base"], str) or not isinstance(found.get("parts", {}), dict):
+            raise TypeError
+        return found
     except (ValueError, KeyError, TypeError):
         raise ModelError(
             f"{note} is damaged: it does not name the adapter's base. Give the adapter by --lora."
@@ -146,7 +167,7 @@ def read(path: Path, pipe: Any) -> Adapter:
         metadata = json.loads(words.get(_METADATA, "{}"))
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelError(f"The adapter {file} cannot be read: {error}") from None
-    if all(".lora_" in key and key.partition(".")[0] in pipe.components for key in state):
+    if all(_PEFT.search(key) and key.partition(".")[0] in pipe.components for key in state):
         return Adapter(file, state, metadata, {})
     if not hasattr(type(pipe), "lora_state_dict"):
         raise ModelError(f"The adapter {file} has names that are not diffusers' own: {next(iter(state))}.")
@@ -155,7 +176,34 @@ def read(path: Path, pipe: Any) -> Adapter:
     except Exception as error:  # each converter has its own ways to fail
         raise ModelError(f"The adapter {file} is not one for a {type(pipe).__name__}: {error}") from None
     alphas = more[0] if len(more) == 2 and more[0] else {}
-    return Adapter(file, state, {}, {key: float(value) for key, value in alphas.items()})
+    weights = {_peft_name(key, pipe): value for key, value in state.items()}
+    layers = {_peft_name(key, pipe).partition(".lora_")[0]: float(value) for key, value in alphas.items()}
+    scales = {f"{layer.removesuffix('.alpha')}.alpha": alpha for layer, alpha in layers.items()}
+    # A model of two denoisers has a file for each, with the same names in both: the file's own name says whose it is.
+    if own := next((name for name in pipe.components if file.stem.endswith(f"_{name}")), None):
+        weights, scales = ({f"{own}.{k.partition('.')[2]}": v for k, v in d.items()} for d in (weights, scales))
+    return Adapter(file, weights, {}, scales)
+
+
+def _peft_name(key: str, pipe: Any) -> str:
+    """A name in one of diffusers' older forms -> COMPONENT.LAYER.lora_A.weight."""
+    from diffusers.utils.state_dict_utils import (
+        StateDictType,
+        convert_state_dict_to_peft,
+        convert_unet_state_dict_to_peft,
+    )
+
+    if _PEFT.search(key):
+        return key
+    component, _, layer = key.partition(".")
+    part = pipe.components.get(component)
+    if hasattr(part, "config_class"):  # of transformers
+        layer = next(iter(convert_state_dict_to_peft({layer: None}, StateDictType.DIFFUSERS_OLD)))
+        if not hasattr(part, "text_model"):  # newer versions of CLIP's text encoder have no such level
+            layer = layer.removeprefix("text_model.")
+    else:
+        layer = next(iter(convert_unet_state_dict_to_peft({layer: None})))
+    return f"{component}.{layer}"
 
 
 def apply(modules: Mapping[str, nn.Module], adapter: Adapter, name: str) -> Applied:

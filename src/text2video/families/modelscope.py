@@ -37,4 +37,5 @@ class ModelScope(PretrainedFamily):
         self, pipe: Any, modules: dict[str, nn.Module], x_t: Tensor, t: Tensor, condition: dict[str, Any]
     ) -> Tensor:
         """The U-Net's epsilon."""
-        return modules["unet"](x_t, t, **condition, return_dict=False)[0]
+        dtype = pipe.unet.dtype  # of a base in half precision, also where nothing casts by itself
+        return modules["unet"](x_t.to(dtype), t, condition["encoder_hidden_states"].to(dtype), return_dict=False)[0]

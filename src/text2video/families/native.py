@@ -32,6 +32,8 @@ class NativeFamily:
     name = "native"
     dtype = torch.float32
     options: frozenset[str] = frozenset()
+    frozen: tuple[str, ...] = ()
+    denoiser_names = ("unet",)
     lora_targets = ("q", "kv", "qkv", "out")
     comfyui_prefix: str | None = None
     comfyui_names: Mapping[str, str] = {}
@@ -153,6 +155,10 @@ class NativeFamily:
             parts["text_encoder"] = pipe.text_encoder
         return parts
 
+    def learns(self, name: str) -> bool:
+        """All their weights."""
+        return True
+
     def encode_text(self, pipe: Any, modules: dict[str, nn.Module], captions: Sequence[str]) -> dict[str, Tensor]:
         """Captions -> token embeddings and their mask. A frozen encoder reads each caption once."""
         if "text_encoder" in modules:
@@ -163,9 +169,17 @@ class NativeFamily:
             self._frozen = TextEncoder(pipe.tokenizer, pipe.text_encoder)
         return self._frozen(captions).condition()
 
+    def embed(self, pipe: Any, caption: str) -> dict[str, Tensor]:
+        """A frozen text encoder's token embeddings `hidden` `[L, D]`."""
+        return {"hidden": TextEncoder(pipe.tokenizer, pipe.text_encoder).read(caption)}
+
     def encode_video(self, pipe: Any, video: Tensor) -> Latents:
         """The codec's latents; without a codec pixels are denoised as they are."""
         return Latents(video) if pipe.vae is None else encode(pipe.vae, video)
+
+    def encode_image(self, pipe: Any, video: Tensor) -> dict[str, Tensor]:
+        """The first frame's latents."""
+        return self.encode_video(pipe, video[:, :, :1]).named()
 
     def conditions(
         self, pipe: Any, items: Mapping[str, Any], x_0: Tensor, generators: Sequence[torch.Generator]
@@ -188,6 +202,7 @@ class NativeFamily:
         **settings: Any,
     ) -> Tensor:
         """See `TextToVideoPipeline.sample`."""
+        settings.pop("fps", None)  # it is the file's alone
         report = (lambda step, steps, _: on_step(step, steps)) if on_step else None
         return pipe.sample(prompts, generators, on_step=report, **settings)
 
@@ -196,6 +211,10 @@ class NativeFamily:
         pipe.register_to_config(num_frames=shape.frames, height=shape.height, width=shape.width)
         if fps:
             pipe.register_to_config(fps=float(fps))
+
+    def use_text_encoder(self, pipe: Any, name: str) -> Any:
+        """A model of ours keeps the one that it was made with."""
+        return pipe
 
     def use_sampler(self, pipe: Any, name: str) -> None:
         """See `TextToVideoPipeline.use_sampler`."""

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from PIL import Image
 from safetensors import SafetensorError
@@ -22,10 +23,12 @@ from torch import Tensor, nn
 from ..diffusion.schedules import DPM, PREDICTIONS, SAMPLERS, Schedule
 from ..errors import ModelError, UsageError
 from ..models.codecs import Geometry, Latents, encode, geometry_of
-from ..models.text import REMEMBERED
 from ..pipelines import leave_on_disk, left_on_disk, link
 from ..sizes import Bucket, ShapeRules
 from .base import AS_USUAL, Defaults, Opening, Published, Task, placed
+from .precision import is_quantized, quantizers
+
+REMEMBERED = 4 << 30  # bytes of captions' embeddings that are kept: 500 to 20,000 captions
 
 
 class PretrainedFamily:
@@ -63,6 +66,7 @@ class PretrainedFamily:
     def __init__(self) -> None:
         self.embeddings: Callable[[str], dict[str, Tensor]] | None = None
         self._known: dict[str, dict[str, Tensor]] = {}  # caption -> what `embed` gave, on the CPU
+        self._bytes = 0  # of them
 
     # --- the pipeline -------------------------------------------------------------------------------------------
 
@@ -79,32 +83,51 @@ class PretrainedFamily:
         Raises:
             ModelError: the folder does not hold all of it.
         """
-        import diffusers
-
-        index = json.loads((path / "model_index.json").read_text(encoding="utf-8"))
+        index = self.index(path)
+        quantized: dict[str, Any] = {}
+        if opening.quantize:
+            names = [name for name in self.denoiser_names if name in index]
+            quantized = {"quantization_config": quantizers(opening.quantize, names, dtype)}
         left = {name: path / name for name in self.frozen if trainable_only and (index.get(name) or [None])[0]}
         try:
-            pipe = getattr(diffusers, index["_class_name"]).from_pretrained(
+            pipe = self.pipeline(self.opened_as(index["_class_name"], opening)).from_pretrained(
                 path,
                 dtype=dtype,
                 variant=opening.variant,
                 use_safetensors=True,
                 local_files_only=True,
-                **self.components(path, dtype, opening),
-                **dict.fromkeys(left),
+                **quantized,
+                **self.components(path, dtype, opening)
+                | dict.fromkeys([*left, *(name for name in opening.without if name in index)]),
             )
         except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
             reason = " ".join(str(error).split())
             raise ModelError(f"The {self.name} model in {str(path)!r} cannot be opened: {reason}") from None
+        if opening.quantize and not all(map(is_quantized, self.denoisers(pipe).values())):
+            raise UsageError(f"The denoiser of a {self.name} model cannot be quantised: leave out --quantize.")
         for part in pipe.components.values():
-            if isinstance(part, nn.Module):
+            if isinstance(part, nn.Module) and not is_quantized(part):
                 # Loaded weights lie where the file had them; matrix products differ by 2e-6 unless aligned anew.
                 for parameter in part.parameters():
                     parameter.data = parameter.data.clone()
                 part.eval().requires_grad_(False)
-        leave_on_disk(pipe, left)
+        leave_on_disk(pipe, left, dtype)
         pipe.source = path
         return placed(pipe, device, opening.offload)
+
+    def index(self, path: Path) -> dict[str, Any]:
+        """What model_index.json says: the pipeline's class, and library and class of each part."""
+        return json.loads((path / "model_index.json").read_text(encoding="utf-8"))
+
+    def pipeline(self, name: str) -> Any:
+        """The pipeline's class of that name."""
+        import diffusers
+
+        return getattr(diffusers, name)
+
+    def opened_as(self, name: str, opening: Opening) -> str:
+        """The pipeline class that a folder is opened with, where `name` is the one that it names."""
+        return name
 
     def components(self, path: Path, dtype: torch.dtype, opening: Opening) -> dict[str, Any]:
         """Components that are not in the folder, or not to be opened as it says. Raises UsageError on unknown parts."""
@@ -128,17 +151,26 @@ class PretrainedFamily:
 
     def defaults(self, pipe: Any) -> Defaults:
         """How it makes videos when it is not told otherwise."""
-        return getattr(pipe, "adapted", self.standard)
+        return getattr(pipe, "adapted", None) or self.standard_of(pipe)
+
+    def standard_of(self, pipe: Any) -> Defaults:
+        """How the model was published, where a family has several."""
+        return self.standard
 
     def adapt(self, pipe: Any, shape: Bucket, fps: float | None) -> None:
         """Shape and frame rate of previews; a saved model goes by its family's own."""
+        own = self.standard_of(pipe)
         pipe.adapted = replace(
-            self.standard,
-            num_frames=shape.frames,
-            height=shape.height,
-            width=shape.width,
-            fps=float(fps or self.standard.fps),
+            own, num_frames=shape.frames, height=shape.height, width=shape.width, fps=float(fps or own.fps)
         )
+
+    def use_text_encoder(self, pipe: Any, name: str) -> Any:
+        """Its text encoder is part of what it learned.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError(f"A {self.name} model keeps its own text encoder: leave out --text_encoder {name}.")
 
     def use_sampler(self, pipe: Any, name: str) -> None:
         """Change the scheduler to another by our name, on the noise that the model was trained with.
@@ -146,11 +178,14 @@ class PretrainedFamily:
         Raises:
             UsageError: there is none of that name that can follow it.
         """
-        flow = self.schedule(pipe).is_flow
+        schedule = self.schedule(pipe)
+        flow = schedule.is_flow
         fitting = [ours for ours in SAMPLERS if ours not in (NOT_FLOW if flow else ("flow",))]
         if name not in fitting:
             raise UsageError(f"A {self.name} model has no sampler {name!r}. Choose one of {', '.join(fitting)}.")
-        ours = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"} if flow and name != "flow" else {}
+        ours: dict[str, Any] = {"shift": schedule.shift} if name == "flow" else {}
+        if flow and name != "flow":
+            ours = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": schedule.shift}
         pipe.scheduler = SAMPLERS[name].from_config(pipe.scheduler.config, **DPM.get(name, {}), **ours)
 
     def save(self, pipe: Any, folder: Path) -> None:
@@ -172,6 +207,10 @@ class PretrainedFamily:
         """The denoisers: encoders are frozen."""
         return self.denoisers(pipe)
 
+    def learns(self, name: str) -> bool:
+        """All weights of the denoisers."""
+        return True
+
     def schedule(self, pipe: Any) -> Schedule:
         """The noise schedule of its scheduler."""
         return Schedule.from_scheduler(pipe.scheduler)
@@ -187,19 +226,29 @@ class PretrainedFamily:
 
     @torch.no_grad()
     def encode_text(self, pipe: Any, modules: dict[str, nn.Module], captions: Sequence[str]) -> dict[str, Tensor]:
-        """Captions -> condition of the denoiser. Each caption is read once."""
-        for caption in captions:
-            if caption not in self._known:
-                if len(self._known) >= REMEMBERED:
-                    self._known.pop(next(iter(self._known)))
-                found = self.embeddings(caption) if self.embeddings else self.embed(pipe, caption)
-                self._known[caption] = {name: value.cpu() for name, value in found.items()}
-        rows = [self._known[caption] for caption in captions]
+        """Captions -> condition of the denoiser. A caption is not read again while there is room for what was read."""
+        rows = [self._read(pipe, caption) for caption in captions]
         return {name: torch.stack([row[name] for row in rows]).to(pipe.device) for name in rows[0]}
+
+    def _read(self, pipe: Any, caption: str) -> dict[str, Tensor]:
+        if found := self._known.get(caption):
+            return found
+        with torch.autocast(pipe.device.type, enabled=False):  # the same whenever a caption comes first
+            read = self.embeddings(caption) if self.embeddings else self.embed(pipe, caption)
+        found = self._known[caption] = {name: value.cpu() for name, value in read.items()}
+        self._bytes += sum(value.nbytes for value in found.values())
+        while self._bytes > REMEMBERED:
+            first = self._known.pop(next(iter(self._known)))
+            self._bytes -= sum(value.nbytes for value in first.values())
+        return found
 
     def encode_video(self, pipe: Any, video: Tensor) -> Latents:
         """The codec's normalised latents."""
         return encode(pipe.vae, video)
+
+    def encode_image(self, pipe: Any, video: Tensor) -> dict[str, Tensor]:
+        """The first frame's normalised latents: `mean`, `logvar`."""
+        return self.encode_video(pipe, video[:, :, :1]).named()
 
     def conditions(
         self, pipe: Any, items: Mapping[str, Any], x_0: Tensor, generators: Sequence[torch.Generator]
@@ -234,6 +283,7 @@ class PretrainedFamily:
         if task not in self.tasks(pipe):
             able = ", ".join(self.tasks(pipe))
             raise UsageError(f"This {self.name} model does not do {task}, only {able}. {HOW[self.tasks(pipe)[0]]}")
+        self.rules(pipe).check([settings[name] for name in ("num_frames", "height", "width")])
         runner = self.runner(pipe, task)
         videos = []
         for prompt, generator in zip(prompts, generators, strict=True):
@@ -244,23 +294,31 @@ class PretrainedFamily:
 
     def runner(self, pipe: Any, task: Task) -> Any:
         """The diffusers pipeline that does a task with the components of `pipe`."""
-        import diffusers
+        kind = self.kind(pipe, task)
+        if type(pipe) is kind:
+            return pipe
+        own = {**pipe.config, **pipe.components}  # `from_pipe` would cast all weights, to float32
+        return kind(**{name: own[name] for name in inspect.signature(kind).parameters if name in own})
 
-        kind = getattr(diffusers, self.pipelines[task])
-        return pipe if type(pipe) is kind else kind.from_pipe(pipe, dtype=None)
+    def kind(self, pipe: Any, task: Task) -> Any:
+        """The pipeline class that does a task."""
+        return self.pipeline(self.pipelines[task])
 
     def arguments(self, pipe: Any, task: Task, settings: Mapping[str, Any]) -> dict[str, Any]:
         """What the task's pipeline is called with; settings that it does not know are those that its inputs fix."""
-        import diffusers
-
-        known = inspect.signature(getattr(diffusers, self.pipelines[task]).__call__).parameters
+        known = inspect.signature(self.kind(pipe, task).__call__).parameters
         given = {name: value for name, value in settings.items() if name in known}
         for name in ("image", "last_image"):
             if name in given:
                 given[name] = Image.fromarray(given[name])
         if "video" in given:
-            given["video"] = [Image.fromarray(frame) for frame in given["video"]]
+            given["video"] = self.pictures(given["video"])
         return given
+
+    @staticmethod
+    def pictures(video: np.ndarray) -> list[Image.Image]:
+        """`[T, H, W, 3]` uint8 -> its frames, as pipelines take them."""
+        return [Image.fromarray(frame) for frame in video]
 
     def frames(self, output: Any) -> Tensor:
         """A pipeline's output -> frames `[B, T, 3, H, W]` in [0, 1]."""

@@ -1,8 +1,9 @@
 """Video <-> latents by a diffusers autoencoder, normalised so that a denoiser sees numbers of about unit size.
 
 An autoencoder gives a normal distribution for each latent (Kingma and Welling 2014): its mean and log-variance are kept
-apart from sampling, so that both can be stored. `AutoencoderKL` encodes frame by frame; the video autoencoders encode
-their first frame alone and then four or eight together, so they take 4k+1 or 8k+1 frames.
+apart from sampling, so that both can be stored. `AutoencoderKL` encodes frame by frame, and so does the one with a
+temporal decoder, which decodes them together; the video autoencoders encode their first frame alone and then four or
+eight together, so they take 4k+1 or 8k+1 frames.
 """
 
 import json
@@ -20,7 +21,14 @@ from ..errors import ModelError
 from ..sizes import ALL, Rule, ShapeRules
 
 IMAGE = "AutoencoderKL"
-VIDEO = ("AutoencoderKLCogVideoX", "AutoencoderKLHunyuanVideo", "AutoencoderKLLTXVideo", "AutoencoderKLWan")
+VIDEO = (
+    "AutoencoderKLCogVideoX",
+    "AutoencoderKLHunyuanVideo",
+    "AutoencoderKLHunyuanVideo15",
+    "AutoencoderKLLTXVideo",
+    "AutoencoderKLWan",
+)
+TEMPORAL = "AutoencoderKLTemporalDecoder"  # of Stable Video Diffusion
 _FRAMES = 8  # frames that an image autoencoder takes at a time
 
 
@@ -34,6 +42,10 @@ class Latents:
     def sample(self, noise: Tensor) -> Tensor:
         """A draw `[B, C, t, h, w]` from standard normal noise of that shape."""
         return self.mean if self.logvar is None else self.mean + (self.logvar / 2).exp() * noise
+
+    def named(self) -> dict[str, Tensor]:
+        """Of one video `[1, ...]`, as it is stored: `mean` and, where there is one, `logvar`, `[C, t, h, w]`."""
+        return {"mean": self.mean[0]} | ({} if self.logvar is None else {"logvar": self.logvar[0]})
 
 
 @dataclass(frozen=True)
@@ -62,11 +74,12 @@ class Geometry:
             ModelError: it is of a class that is not known, or not made for three colours.
         """
         kind = config.get("_class_name", "")
-        if kind != IMAGE and kind not in VIDEO:
+        if kind not in (IMAGE, TEMPORAL, *VIDEO):
             raise ModelError(
-                f"The codec is a {kind or 'model without a class'}. Known are {', '.join((IMAGE, *VIDEO))}."
+                f"The codec is a {kind or 'model without a class'}. Known are {', '.join((IMAGE, TEMPORAL, *VIDEO))}."
             )
-        colours = config.get("in_channels", 3)
+        folded = (config.get("patch_size") or 1) ** 2 if kind == "AutoencoderKLWan" else 1  # pixels in its channels
+        colours = config.get("in_channels", 3) // folded
         if colours != 3:
             raise ModelError(f"The codec takes {colours} channels, and a video has 3 colours. Choose another codec.")
         channels = config.get("latent_channels") or config.get("z_dim")
@@ -79,10 +92,11 @@ class Geometry:
             space = space or config["patch_size"] * levels
             time = time or config["patch_size_t"] * levels
         space = space or 2 ** (len(config["block_out_channels"]) - 1)
-        time = 1 if kind == IMAGE else int(time or 4)
+        framewise = kind in (IMAGE, TEMPORAL)
+        time = 1 if framewise else int(time or 4)
         # CogVideoX's decoder takes latents in pairs, of 8 frames
         step = 2 * time if kind == "AutoencoderKLCogVideoX" else time
-        return cls(kind, int(channels), (time, int(space), int(space)), kind != IMAGE, step)
+        return cls(kind, int(channels), (time, int(space), int(space)), not framewise, step)
 
     @classmethod
     def read(cls, folder: Path) -> "Geometry":
@@ -176,9 +190,12 @@ def decode(vae: Any, latents: Tensor) -> Tensor:
     if geometry_of(vae).first_alone:
         timestep = [latents.new_zeros(1)] if vae.config.get("timestep_conditioning") else []  # LTX's denoising decoder
         return torch.cat([vae.decode(one[None], *timestep).sample for one in latents]).float()
+    temporal = type(vae).__name__ == TEMPORAL
     videos = []
     for one in latents:
-        frames = [vae.decode(part).sample for part in one.transpose(0, 1).split(_FRAMES)]  # each [T, 3, H, W]
+        parts = one.transpose(0, 1).split(_FRAMES)
+        # each [T, 3, H, W]; a temporal decoder wants to know T
+        frames = [vae.decode(part, *([len(part)] if temporal else [])).sample for part in parts]
         videos.append(torch.cat(frames).transpose(0, 1))  # [3, T, H, W]
     return torch.stack(videos).float()
 

@@ -3,7 +3,8 @@
 import inspect
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -15,7 +16,7 @@ from transformers import AutoConfig
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from ..config import RunConfig
-from ..errors import ModelError
+from ..errors import ModelError, Text2VideoError
 from ..families import lora
 from ..families.base import Family, family_of, model_folder
 from ..families.frozen import Frozen
@@ -43,7 +44,8 @@ class Facts:
         video: the largest that the run trains on.
         rules: the videos that the model can take.
         latents: (C, t, h, w) of that video as it is denoised.
-        frozen: modules that are in memory beside all the time, or only for previews where data was prepared.
+        frozen: modules that are in memory beside, but only for previews where data was prepared.
+        embedded: of these, the names of those that leave memory once all captions are embedded, until previews.
         codec: the autoencoder among them.
         encode, decode: the codec's work on one clip and on one sampled video.
     """
@@ -54,6 +56,7 @@ class Facts:
     latents: tuple[int, int, int, int]
     rules: ShapeRules = ALL
     frozen: dict[str, nn.Module] = field(default_factory=dict)
+    embedded: tuple[str, ...] = ()
     codec: nn.Module | None = None
     encode: Callable[[], Any] | None = None
     decode: Callable[[], Any] | None = None
@@ -76,6 +79,20 @@ class Facts:
         return [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
 
 
+@contextmanager
+def traceable() -> Iterator[None]:
+    """Within, what a model does that tensors without contents cannot follow is a ModelError."""
+    try:
+        yield
+    except Text2VideoError:
+        raise
+    except Exception as error:  # whatever its code raises
+        reason = str(error).splitlines()[0] if str(error) else "no reason given"
+        raise ModelError(
+            f"This model cannot be planned, as its code does not run without weights ({type(error).__name__}: {reason})."
+        ) from error
+
+
 def facts_of(config: RunConfig) -> Facts:
     """The facts of a run.
 
@@ -86,7 +103,7 @@ def facts_of(config: RunConfig) -> Facts:
     shapes = parse_all(config.data.buckets)
     buckets = [config.data.shape] if shapes == "auto" or not shapes else shapes
     video = max(buckets, key=lambda bucket: bucket.pixels)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), traceable():
         return _pretrained(config, video) if config.train.init_from else _new(config, video)
 
 
@@ -123,7 +140,7 @@ def _new(config: RunConfig, video: Bucket) -> Facts:
     for module in modules.values():
         module.requires_grad_(True)
     latents = _latents(geometry, video)
-    facts = Facts(modules, predict, video, latents, rules, parts, vae)
+    facts = Facts(modules, predict, video, latents, rules, parts, codec=vae)
     if vae is not None:
         facts.encode = lambda: encode(vae, torch.empty(1, 3, *video)).mean
         facts.decode = lambda: decode(vae, torch.empty(1, *latents))
@@ -160,7 +177,9 @@ def _pretrained(config: RunConfig, video: Bucket) -> Facts:
         more = family.conditions(pipe, items, torch.empty_like(x_t), [torch.Generator()] * size)
         return family.predict(pipe, modules, x_t, t, {**condition, **more})
 
-    facts = Facts(modules, predict, video, latents, family.rules(pipe), frozen, vae)
+    ours = isinstance(family, NativeFamily)
+    embedded = () if ours else tuple(name for name in frozen if name.startswith("text_encoder"))
+    facts = Facts(modules, predict, video, latents, family.rules(pipe), frozen, embedded, vae)
     if vae is not None:
         facts.encode = lambda: family.encode_video(pipe, torch.empty(1, 3, *video)).mean
         facts.decode = lambda: _decoded(pipe, torch.empty(1, *latents, dtype=vae.dtype))

@@ -21,7 +21,7 @@ from ..training.build import choose_precision
 from ..training.optim import make_optimizer
 from ..training.recompute import can_recompute, recompute
 from .cards import GB, Card
-from .facts import Facts, facts_of, size_of
+from .facts import Facts, facts_of, size_of, traceable
 from .tracing import Traced, Work, trace
 
 # What a process holds on a GPU before the first tensor: CUDA's context, its kernels and cuBLAS's workspace. Assumed.
@@ -92,7 +92,11 @@ def plan(config: RunConfig, on_gpu: bool, clips: int | None = None, facts: Facts
     Raises:
         ModelError, UsageError: see `facts_of`.
     """
-    facts = facts or facts_of(config)
+    with traceable():
+        return _plan(config, on_gpu, clips, facts or facts_of(config))
+
+
+def _plan(config: RunConfig, on_gpu: bool, clips: int | None, facts: Facts) -> Plan:
     train, prepared = config.train, config.data.load_tensors is not None
     dtype = lower_type(config, on_gpu)
     if train.gradient_checkpointing:
@@ -106,9 +110,10 @@ def plan(config: RunConfig, on_gpu: bool, clips: int | None = None, facts: Facts
     decoding = _codec(facts, facts.decode if videos else None, on_gpu)
 
     trained, frozen = size_of(facts.trained.values()), size_of(facts.frozen.values())
+    embedders = size_of([facts.frozen[name] for name in facts.embedded])
     there = {
-        "weights": size_of(facts.learning.values()),
-        "frozen parts": 0 if prepared else frozen,
+        "weights": size_of(facts.learning.values()) - fewer_bits(config, facts),
+        "frozen parts": 0 if prepared else frozen - embedders,
         "optimiser": states,
         "averaged weights": trained if config.optim.ema_decay else 0,
     }
@@ -121,11 +126,16 @@ def plan(config: RunConfig, on_gpu: bool, clips: int | None = None, facts: Facts
     }
     if encoding.peak:
         phases["encoding of clips"] = {"activations of the codec": encoding.peak}
-    back = {"frozen parts, for previews": frozen} if prepared and videos else {}
+    back = {"frozen parts, for previews": frozen if prepared else embedders} if videos else {}
     if videos or config.data.val_fraction:
         phases["validation and previews"] = back | {"activations of sampling": forward.peak}
     if decoding.peak:
         phases["decoding of previews"] = back | {"activations of the codec": decoding.peak}
+    notes = []
+    if train.gradient_checkpointing and not any(map(can_recompute, facts.learning.values())):
+        notes.append("This model has no gradient checkpointing: the option saves nothing.")
+    if config.memory.block_offload:
+        notes.append("Block offloading is not planned for: the GPU needs less than this, and main memory more.")
     own: dict[str, float] = {"CUDA itself (assumed)": CONTEXT} if on_gpu else {}
     sums = {phase: sum((own | there | parts).values()) for phase, parts in phases.items()}
     worst = max(sums, key=lambda phase: sums[phase])
@@ -148,10 +158,18 @@ def plan(config: RunConfig, on_gpu: bool, clips: int | None = None, facts: Facts
             rounds = min(config.preview.num_inference_steps or 50, config.preview.max_preview_steps)
             parts["previews"] = forward.work * (count * rounds * 2 / looked_at) + decoding.work * count
     disk = disk_of(config, facts, states, clips, steps)
-    notes = ()
-    if train.gradient_checkpointing and not any(map(can_recompute, facts.learning.values())):
-        notes = ("This model has no gradient checkpointing: the option saves nothing.",)
-    return Plan(on_gpu, memory, sums, PROCESS + workers + held, disk, whole, parts, steps, notes)
+    return Plan(on_gpu, memory, sums, PROCESS + workers + held, disk, whole, parts, steps, tuple(notes))
+
+
+def fewer_bits(config: RunConfig, facts: Facts) -> int:
+    """Bytes that frozen linear layers need less where they are held in fewer bits."""
+    memory = config.memory
+    if not (memory.quantize or memory.layerwise_casting):
+        return 0
+    kept = 0.52 if memory.quantize == "nf4" else 1  # bytes a number; nf4 with its scales
+    layers = [layer for part in facts.learning.values() for layer in part.modules() if isinstance(layer, nn.Linear)]
+    weights = [layer.weight for layer in layers if not layer.weight.requires_grad]
+    return round(sum(weight.numel() * (weight.element_size() - kept) for weight in weights))
 
 
 def lower_type(config: RunConfig, on_gpu: bool) -> torch.dtype | None:

@@ -13,8 +13,6 @@ from ..training.recompute import can_recompute
 from .facts import Facts, facts_of
 from .plan import Plan, lower_type, plan
 
-EIGHT_BIT = "bitsandbytes.optim:AdamW8bit"
-
 
 @dataclass(frozen=True)
 class Saving:
@@ -120,12 +118,14 @@ def savings_of(config: RunConfig, facts: Facts, on_gpu: bool) -> Iterator[Saving
         yield Saving(flags, "one clip at a time, the same number in a step")
     if not train.gradient_checkpointing and any(map(can_recompute, facts.learning.values())):
         yield Saving(("--gradient_checkpointing",), "compute activations twice: about a third more time")
-    if on_gpu and config.optim.optimizer == "adamw" and find_spec("bitsandbytes"):
-        yield Saving(("--optimizer", EIGHT_BIT), "optimiser states in 8 bits")
+    if on_gpu and config.optim.optimizer == "adamw" and any(map(find_spec, ("bitsandbytes", "torchao"))):
+        yield Saving(("--optimizer", "adamw8bit"), "optimiser states in 8 bits")
     if config.optim.ema_decay:
         yield Saving(("--ema_decay", "0"), "no average of the weights: the last weights are the model")
     if train.init_from and not config.lora:
         yield Saving(("--lora", "--learning_rate", "1e-4"), "train an adapter in place of all weights")
+    if train.init_from and not (config.memory.layerwise_casting or config.memory.quantize):
+        yield Saving(("--layerwise_casting",), "frozen weights as fp8, cast while a layer computes")
 
 
 def smaller_videos(facts: Facts, bucketed: bool) -> Iterator[Saving]:

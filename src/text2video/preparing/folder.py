@@ -22,6 +22,7 @@ logger = logging.getLogger("text2video")
 _MARKER = "prepared.json"
 _OVERHEAD = 4096  # bytes of a sample besides its tensors: headers, padding, its JSON
 _LETTERS = 3  # of a caption for each token, about
+_PADDED = 226  # tokens that pretrained families store of a caption, about: CogVideoX's number
 
 
 @contextmanager
@@ -90,19 +91,28 @@ def check_room(job: Job, work: Work) -> None:
             needed += sum(latent_bytes(geometry, shape, number) + _OVERHEAD for shape in shapes)
     if work.texts:
         width = job.frozen.text_width
-        needed += sum((len(text) // _LETTERS + 3) * width * number + _OVERHEAD for text in work.texts)
+        padded = _PADDED if job.frozen.model else 0
+        tokens = (max(len(text) // _LETTERS + 3, padded) for text in work.texts)
+        needed += sum(count * width * number + _OVERHEAD for count in tokens)
     free = shutil.disk_usage(job.out).free
     if work:
-        logger.info("about %.2f GB of disk are needed, %.2f GB are free", needed / 1e9, free / 1e9)
+        logger.info("about %s of disk are needed, %s are free", in_words(needed), in_words(free))
     if needed > free:
         raise DataError(
-            f"{job.out} needs about {needed / 1e9:.2f} GB of disk, and {free / 1e9:.2f} GB are free. Make room, choose "
-            "a folder on another disk, or store half as much with --dtype bfloat16."
+            f"{job.out} needs about {in_words(needed)} of disk, and {in_words(free)} are free. Make room, choose a "
+            "folder on another disk, or store half as much with --dtype bfloat16."
         )
 
 
+def in_words(size: float) -> str:
+    """Bytes as `2.50 GB` or `310.0 MB`."""
+    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+
+
 def save_parts(job: Job) -> None:
-    """Copies the frozen parts into the folder, so that runs need nothing else."""
+    """Copies the frozen parts into the folder, so that runs need nothing else but the model that they start from."""
+    if job.frozen.model is not None:
+        return
     parts, marks = job.out / "parts", json.dumps(job.frozen.marks(), sort_keys=True)
     marker = parts / "marks.json"
     if marker.is_file() and marker.read_text(encoding="utf-8") == marks:

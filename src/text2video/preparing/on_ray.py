@@ -25,7 +25,7 @@ class RayEncoder:
 
     def __init__(self, job: Job, work: Work):
         self.job, self.work = job, work
-        self.encoder = Encoder(job, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        self.encoder = Encoder.of(job, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
         self.writer = ShardWriter(job.shards, "ray")
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -5,21 +5,26 @@ an interrupted run goes on at the clip, and a changed setting costs what it chan
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import monotonic
 from typing import Literal
 
+import torch
+
 from ..config import RunConfig
 from ..data.cache import Cache, content_mark, read_entries
+from ..data.check_cache import cache_file
+from ..data.checks import check
 from ..data.clips import LeftOut, Manifest
 from ..data.layouts import read_layout
 from ..data.shards import Entry, recover
 from ..errors import DataError, UsageError
 from ..families.base import choose_device, choose_dtype
 from ..families.frozen import Frozen, prepared_settings
+from ..sizes import ALL, Bucket, ShapeRules, parse_all
 from .encoding import Job, Todo, Work, encode_part, open_dataset
-from .folder import check_room, locked, save_parts, tidy
+from .folder import check_room, in_words, locked, save_parts, tidy
 from .processes import Launched, encode_in_processes
 
 logger = logging.getLogger("text2video")
@@ -36,7 +41,9 @@ def prepare(
     num_gpus: int | None = None,
     engine: Literal["local", "ray"] = "local",
     remove_unused: bool = False,
+    rules: ShapeRules | None = None,
     on_done: Callable[[int, int], None] = lambda done, total: None,
+    on_checked: Callable[[int, int], None] = lambda done, total: None,
 ) -> Cache:
     """Encodes the data set of a run ahead of it; `train` then takes the folder as `data.load_tensors`.
 
@@ -50,22 +57,24 @@ def prepare(
         num_gpus: processes to start, each on a GPU of its own where there are GPUs; None: this process alone.
         engine: "ray" spreads the work over a Ray cluster, whose machines have to see `out` and the clips.
         remove_unused: delete shards that hold nothing for these settings any more.
+        rules: what the model to be trained can take, which buckets are held to and derived by; None: all that the
+            codec takes.
         on_done: called with how many clips and texts are done, and how many there are to do.
+        on_checked: called with how many files were looked at, and how many there are: with buckets all of them are
+            before the first one is encoded.
 
     Raises:
         UsageError: the settings cannot be used together.
         DataError: no clip can be used, or `out` is something else's, in use, or too small.
         ModelError: a part of the model is missing or unknown.
     """
-    if config.data.buckets:
-        raise UsageError(
-            "data.buckets is given, and prepared data has one size: leave it out, or train from the clips themselves."
-        )
     out, launched = Path(out), Launched()
     frozen = Frozen.of(config)
-    settings = prepared_settings(config, frozen, dtype, image_latents)
-    manifest = read_clips(config)
-    job = Job(config, frozen, settings, manifest.root, out, choose_dtype(dtype))
+    stored = choose_dtype(dtype) or torch.float32
+    settings = prepared_settings(config, frozen, str(stored).removeprefix("torch."), image_latents)
+    allowed = rules or (frozen.geometry.rules() if frozen.geometry else ALL)
+    manifest, buckets = launched.made_once(lambda: in_buckets(config, read_clips(config), allowed, on_checked))
+    job = Job(config, frozen, settings, manifest.root, out, stored, buckets)
     check_shapes(job, manifest)
     with locked(out, launched.is_main):
         if launched.is_main:
@@ -112,9 +121,42 @@ def read_clips(config: RunConfig) -> Manifest:
     if data.max_samples:
         manifest.clips[data.max_samples :] = []
     if not manifest.clips:
-        reasons = "; ".join(f"{id}: {reason}" for id, reason in manifest.left_out[:5])
-        raise DataError(f"None of the clips can be used. {reasons}. `text2video data check` shows all of them.")
+        raise nothing_usable(manifest.left_out)
     return manifest
+
+
+def in_buckets(
+    config: RunConfig, manifest: Manifest, rules: ShapeRules, on_checked: Callable[[int, int], None]
+) -> tuple[Manifest, dict[str, Bucket]]:
+    """The clips that have a bucket, and which by id; where the configuration has none, all clips and no buckets.
+
+    Raises:
+        UsageError: the rules forbid a bucket.
+        DataError: no clip can be used.
+    """
+    data = config.data
+    if not data.buckets:
+        return manifest, {}
+    files = len({clip.path for clip in manifest.clips})
+    report = check(
+        manifest,
+        **data.sampling,
+        buckets=parse_all(data.buckets),
+        upscale=data.upscale,
+        rules=rules,
+        on_done=lambda done: on_checked(done, files),
+        compare=False,
+        cache=cache_file(),
+    )
+    if not report.manifest.clips:
+        raise nothing_usable(report.manifest.left_out)
+    return report.manifest, dict(zip((clip.id for clip in report.manifest.clips), report.buckets, strict=True))
+
+
+def nothing_usable(left_out: Sequence[LeftOut]) -> DataError:
+    """What is said where no clip is left."""
+    reasons = "; ".join(f"{id}: {reason}" for id, reason in left_out[:5])
+    return DataError(f"None of the clips can be used. {reasons}. `text2video data check` shows all of them.")
 
 
 def check_shapes(job: Job, manifest: Manifest) -> None:
@@ -135,7 +177,7 @@ def plan(job: Job, manifest: Manifest, entries: Entries) -> tuple[list[str], Wor
                 contents[clip.path] = content_mark(clip.path)
             except OSError:  # the check of the files will say what is wrong
                 contents[clip.path] = ""
-        mark = job.settings.video_mark(contents[clip.path], clip.start, clip.end, dataset.shape(index))
+        mark = job.settings.video_mark(contents[clip.path], clip.start, clip.end, tuple(dataset.shape(index)))
         marks.append(mark)
         if ("left_out", clip.id, mark) in entries:
             continue
@@ -159,12 +201,13 @@ def say_changes(job: Job) -> None:
             name
             for name, changed in (
                 ("all videos", dict(old.video) != dict(job.settings.video)),
+                ("videos that get another shape", dict(old.shapes) != dict(job.settings.shapes)),
                 (
                     "all texts",
                     (old.text_mark, old.caption_prefix) != (job.settings.text_mark, job.settings.caption_prefix),
                 ),
             )
-            if changed and (name == "all videos" or job.frozen.text)
+            if changed and (name != "all texts" or job.frozen.text)
         ]
         logger.info("%s: %s.", "; ".join(changes), f"{' and '.join(again) or 'nothing'} encoded anew")
 
@@ -197,7 +240,8 @@ def timed(on_done: Callable[[int, int], None], total: int) -> Callable[[int], No
         if count < total and (count == 1 or now - said > 60):
             rate, said = count / max(now - begun, 1e-9), now
             minutes = (total - count) / rate / 60
-            logger.info("%d of %d done, %.2f a second, about %.0f minutes left", count, total, rate, minutes)
+            left = f"about {minutes:.0f} minutes" if minutes > 1.5 else "about a minute" if minutes > 0.5 else "seconds"
+            logger.info("%d of %d done, %.2f a second, %s left", count, total, rate, left)
 
     return done
 
@@ -224,8 +268,7 @@ def finish(job: Job, manifest: Manifest, marks: list[str], work: Work, remove_un
     if missing:
         raise DataError(f"{missing} clips and texts were not encoded: a process was lost. Give the same command again.")
     if not clips:
-        reasons = "; ".join(f"{id}: {reason}" for id, reason in left_out[:5])
-        raise DataError(f"None of the clips can be used. {reasons}. `text2video data check` shows all of them.")
+        raise nothing_usable(left_out)
     cache = Cache(job.out, job.settings, clips, own, left_out + manifest.left_out, entries)
     cache.save()
     used |= {entry.shard for entry in cache.current()}
@@ -236,8 +279,8 @@ def finish(job: Job, manifest: Manifest, marks: list[str], work: Work, remove_un
             path.unlink()
         cache.entries = {key: entry for key, entry in entries.items() if entry.shard in used}
         cache.save()
-        logger.info("%.2f GB of no longer used shards were removed", bytes_unused / 1e9)
+        logger.info("%s of no longer used shards were removed", in_words(bytes_unused))
     elif unused:
-        logger.info("%.2f GB of shards are of other settings; --remove_unused deletes them", bytes_unused / 1e9)
+        logger.info("%s of shards are of other settings; --remove_unused deletes them", in_words(bytes_unused))
     for id, reason in cache.left_out:
         logger.info("left out %s: %s", id, reason)

@@ -5,12 +5,14 @@ import os
 from collections.abc import Callable
 from datetime import timedelta
 from queue import Empty
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from ..errors import DataError, Text2VideoError, UsageError
 from .encoding import Job, Work, encode_part
+
+Made = TypeVar("Made")
 
 
 class Launched:
@@ -43,6 +45,15 @@ class Launched:
     def device(self) -> torch.device:
         """Where it works."""
         return self._state.device
+
+    def made_once(self, make: Callable[[], Made]) -> Made:
+        """What the main process makes, for all of them."""
+        made = [make() if self.is_main else None]
+        if self._state:
+            from accelerate.utils import broadcast_object_list
+
+            broadcast_object_list(made)
+        return made[0]  # pyright: ignore[reportReturnType] - the main process has filled it
 
     def wait(self) -> None:
         """Until all have come here."""

@@ -18,7 +18,7 @@ from ..diffusion.objectives import Objective, TextToVideoDiffusion
 from ..diffusion.schedules import Schedule
 from ..errors import UsageError
 from ..families import lora
-from ..families.base import Family, family_of, model_folder
+from ..families.base import Family, Opening, choose_device, family_of, model_folder
 from ..families.frozen import Frozen, prepared_settings
 from ..families.imports import construct, import_class
 from ..families.native import NativeFamily
@@ -32,26 +32,41 @@ Base = tuple[Family, Any]
 """The family and the pipeline that a run starts from."""
 
 
-def open_base(config: RunConfig) -> Base | None:
+def open_base(config: RunConfig, trainable_only: bool = False) -> Base | None:
     """The model that a run starts from, on the CPU; None where it starts from nothing.
 
     An adapter leaves the model's weights as they are, so they are held in the precision that the run computes in.
 
+    Args:
+        trainable_only: leave its frozen parts on the disk, as where their work was done ahead.
+
     Raises:
         ModelError: it cannot be opened.
+        UsageError: it cannot be held as the configuration asks.
     """
     if config.train.init_from is None:
+        if config.train.parts:
+            raise UsageError("--motion_adapter goes with a model of images. Name that one by --model.")
         return None
     folder = model_folder(config.train.init_from)
     if lora.base_of(folder):
         raise UsageError(f"{folder} is an adapter. Start from its base model, {lora.base_of(folder)}.")
+    if config.memory.block_offload and choose_device(config.train.device).type == "cpu":
+        raise UsageError(
+            "--block_offload keeps weights out of a GPU's memory, and the device is the CPU: leave it out here. "
+            "--quantize int8 and --layerwise_casting work on a CPU too."
+        )
     half = config.lora and choose_precision(config.train.mixed_precision, config.train.device)
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(half or "", torch.float32)
     family = family_of(folder)
-    return family, family.open(folder, torch.device("cpu"), dtype, config.data.load_tensors is not None)
+    opening = Opening(parts=config.train.parts, quantize=config.memory.quantize)
+    left = trainable_only or bool(config.data.load_tensors)
+    pipe = family.open(folder, torch.device("cpu"), dtype, left, opening)
+    family.trainable(pipe)  # one that cannot be trained says so before the data is looked at
+    return family, pipe
 
 
-def shape_rules(config: RunConfig, base: Base | None) -> ShapeRules:
+def shape_rules(config: RunConfig, base: Base | None = None) -> ShapeRules:
     """What the model of a run can take. Data is opened by it, before the model is built from the data's captions."""
     if base:
         family, pipe = base
@@ -92,6 +107,11 @@ def build(
     diffusion = config.diffusion
     if base:
         family, pipe = base
+        if config.text.text_encoder != "builtin":
+            if config.lora:
+                raise UsageError("--lora leaves the text encoder as it is: leave out --text_encoder, or --lora.")
+            torch.manual_seed(config.seed)
+            pipe = family.use_text_encoder(pipe, config.text.text_encoder)
         family.adapt(pipe, shape, config.data.fps)
         schedule, prediction = family.schedule(pipe), family.prediction(pipe)
         logger.info(
@@ -134,8 +154,9 @@ def learning(config: RunConfig, family: Family, pipe: Any) -> dict[str, nn.Modul
     settings = config.lora
     if settings is None:
         parts = family.trainable(pipe)
-        for part in parts.values():
-            part.requires_grad_(True)
+        for component, part in parts.items():
+            for name, parameter in part.named_parameters():
+                parameter.requires_grad_(family.learns(f"{component}.{name}"))
         return parts
     if config.train.init_from is None:
         raise UsageError("--lora trains an adapter of a model that is there already. Name it by --model.")

@@ -2,7 +2,7 @@
 
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from ..data.cache import Cache, CachedDataset
 from ..data.check_cache import cache_file
 from ..data.checks import check
 from ..data.clips import Clip, split
-from ..data.dataset import TextVideoDataset
+from ..data.dataset import TextVideoDataset, to_float
 from ..data.layouts import read_layout
 from ..data.shapes import ShapesDataset
 from ..errors import DataError, UsageError
@@ -36,6 +36,7 @@ class RunData:
     captions: list[str]  # of the training clips, for the tokenizer
     notes: list[str]  # what became of the clips, in words
     shape: Bucket  # what the model makes when it is not told otherwise: the most frequent bucket
+    known: list[str] | None = None  # every caption that the run can meet, where they can be told
     cache: Cache | None = None  # where the frozen parts' work was done ahead
 
 
@@ -53,15 +54,13 @@ def open_data(
         DataError: nothing usable was found.
         UsageError: no data was named, or the rules forbid a shape.
     """
-    height, width = config.size
     if config.load_tensors is not None:
         return open_prepared(config, config.load_tensors, seed, rules)
     if config.shapes is not None:
         world = config.shapes
         rules.check(config.shape)
-        make = partial(
-            ShapesDataset, num_frames=config.num_frames, height=height, width=width, max_objects=world.max_objects
-        )
+        frames, height, width = config.shape
+        make = partial(ShapesDataset, num_frames=frames, height=height, width=width, max_objects=world.max_objects)
         train = make(world.clips, world.shapes_seed)
         num_val = round(world.clips * config.val_fraction)
         val = make(num_val, world.shapes_seed + 1) if num_val else None
@@ -79,11 +78,7 @@ def open_data(
     files = len({clip.path for clip in manifest.clips})
     report = check(
         manifest,
-        num_frames=config.num_frames,
-        fps=config.fps,
-        height=height,
-        width=width,
-        short=config.short,
+        **config.sampling,
         buckets=parse_all(config.buckets),
         upscale=config.upscale,
         rules=rules,
@@ -97,15 +92,9 @@ def open_data(
         raise DataError(f"None of the clips can be used. {reasons}. `text2video data check` shows all of them.")
     train_clips, val_clips = split(clips, config.val_fraction, seed)
     kind = import_class(config.dataset_class) if config.dataset_class else TextVideoDataset
-    options = {
-        "num_frames": config.num_frames,
-        "height": height,
-        "width": width,
-        "fps": config.fps,
-        "seed": seed,
-        "caption_prefix": config.caption_prefix,
-        "short": config.short,
-    }
+    options = {**config.sampling, "seed": seed, "caption_prefix": config.caption_prefix}
+    if kind is TextVideoDataset:  # a subclass may work on the floats
+        options["as_levels"] = True
     own = dict(zip((clip.id for clip in clips), report.buckets, strict=True))
 
     def bucketed(some: list[Clip]) -> dict[str, Any]:
@@ -118,7 +107,11 @@ def open_data(
     counted = f"{len(train_clips)} clips to train on, {len(val_clips)} to validate"
     counts = Counter(own[clip.id] for clip in train_clips)
     shape = max(counts, key=lambda bucket: (counts[bucket], bucket)) if config.buckets else config.shape
-    return RunData(train, val, captions, [counted, *manifest.notes, *left_out], shape)
+    known = None
+    if kind is TextVideoDataset and not config.augment:  # both may make captions as they go
+        prefixed = {f"{config.caption_prefix} {caption}".strip() for clip in clips for caption in clip.captions}
+        known = ["", *sorted(prefixed - {""})]
+    return RunData(train, val, captions, [counted, *manifest.notes, *left_out], shape, known)
 
 
 def sampler_of(config: RunConfig, dataset: Any, rank: int = 0, world_size: int = 1) -> BucketSampler:
@@ -171,16 +164,23 @@ def open_prepared(config: DataConfig, folder: Path, seed: int, rules: ShapeRules
     shapes = Counter(Bucket(*train.shape(index)) for index in range(len(train)))
     for shape in shapes:
         rules.check(shape)
-    return RunData(train, val, captions, notes, max(shapes, key=lambda shape: (shapes[shape], shape)), cache)
+    return RunData(train, val, captions, notes, max(shapes, key=lambda shape: (shapes[shape], shape)), cache=cache)
 
 
 def encoded(family: Family, pipe: Any, items: dict[str, Any], device: torch.device) -> Latents:
-    """What a batch's videos were encoded to, ahead or now."""
+    """What a batch's videos were encoded to, ahead or now; `items` are on the device from then on, in floats."""
+    for name in tensors_of(items):
+        value = to_float(items[name].to(device, non_blocking=True))
+        items[name] = value.float() if value.is_floating_point() else value
     if "mean" in items:
-        mean, logvar = (items[name].to(device, non_blocking=True).float() for name in ("mean", "logvar"))
-        return Latents(mean, logvar)
+        return Latents(items["mean"], items.get("logvar"))
     with torch.no_grad():
-        return family.encode_video(pipe, items["video"].to(device, non_blocking=True))
+        return family.encode_video(pipe, items["video"])
+
+
+def tensors_of(items: Mapping[str, Any]) -> list[str]:
+    """What of an item or a batch are tensors that were decoded or encoded."""
+    return [name for name in items if name in ("video", "mean", "logvar") or name.startswith("image_")]
 
 
 def batches(dataset: Any, sampler: BucketSampler, num_workers: int) -> Iterator[dict[str, Any]]:
@@ -204,10 +204,13 @@ def _ignore_interrupt(worker: int) -> None:
 
 
 def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Items of one shape -> a batch: `video` `[B, C, T, H, W]`, or `mean` and `logvar` `[B, C, t, h, w]` where it was
-    encoded ahead; `captions`, `ids`, stacked `conditions`."""
+    """Items of one shape -> a batch: `video` `[B, C, T, H, W]`, in floats or levels (see `to_float`), or `mean` and
+    `logvar` `[B, C, t, h, w]` where it was encoded ahead, with `image_NAME` of first frames; `captions`, `ids`, stacked
+    `conditions`."""
+    if len({item["video"].dtype for item in items if "video" in item}) > 1:  # stacked, levels would be taken for floats
+        items = [item | {"video": to_float(item["video"])} for item in items]
     return {
-        **{name: torch.stack([i[name] for i in items]) for name in ("video", "mean", "logvar") if name in items[0]},
+        **{name: torch.stack([item[name] for item in items]) for name in tensors_of(items[0])},
         "captions": [item["caption"] for item in items],
         "ids": [item["id"] for item in items],
         "conditions": torch.utils.data.default_collate([item["conditions"] for item in items]),

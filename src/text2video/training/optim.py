@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -51,15 +52,46 @@ def make_optimizer(
     elif config.optimizer == "adamw":
         groups = [{"params": matrices, **decayed}, rest]
         optimizer = torch.optim.AdamW(groups, betas=config.betas, fused=True)
+    elif config.optimizer == "adamw8bit":
+        optimizer = _eight_bit([{"params": matrices, **decayed}, rest], config.betas)
     elif ":" in config.optimizer:
         optimizer = import_class(config.optimizer)([{"params": matrices, **decayed}, rest])
     else:
         raise UsageError(
-            f"There is no optimizer {config.optimizer!r}. Choose adamw, muon, or your own as module:Class."
+            f"There is no optimizer {config.optimizer!r}. Choose adamw, adamw8bit, muon, or your own as module:Class."
         )
     for group in optimizer.param_groups:
         group["peak_lr"] = group["lr"]
     return optimizer
+
+
+def _eight_bit(groups: list[dict[str, Any]], betas: tuple[float, float]) -> torch.optim.Optimizer:
+    """AdamW whose averages take a byte a number (Dettmers et al. 2021, arXiv:2110.02861).
+
+    Raises:
+        UsageError: neither library is there.
+    """
+    groups = [group for group in groups if group["params"]]
+    if find_spec("bitsandbytes"):
+        from bitsandbytes.optim import AdamW8bit  # pyright: ignore[reportMissingImports]
+
+        return AdamW8bit(groups, betas=betas)
+    if find_spec("torchao"):
+        from torchao.optim import AdamW8bit  # pyright: ignore[reportMissingImports]
+
+        class Scheduled(AdamW8bit):
+            """With learning rates as plain numbers."""
+
+            def step(self, closure: Any = None) -> Any:
+                for group in self.param_groups:
+                    group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32)
+                return super().step(closure)
+
+        return Scheduled(groups, betas=betas)
+    raise UsageError(
+        "--optimizer adamw8bit needs bitsandbytes, which is not installed: pip install bitsandbytes. Without it take "
+        "--optimizer adamw: an adapter's averages are small."
+    )
 
 
 def learning_rate(config: OptimConfig, step: int, total_steps: int) -> float:

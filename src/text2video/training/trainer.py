@@ -21,21 +21,26 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, broadcast_object_list
+from PIL import Image
 from torch import Tensor, nn
 
 from .. import video
 from ..config import RunConfig
+from ..data.dataset import to_float
 from ..diffusion.objectives import Batch
 from ..errors import Text2VideoError, TrainingError, UsageError
 from ..families import lora
 from ..families.base import choose_device, model_folder
-from ..generation import Settings, file_names, generate
+from ..families.precision import cast_layers
+from ..generation import Settings, file_names, generate, to_uint8
 from ..pipelines import completed
 from .build import build, choose_precision, has_compiler, learning, open_base, shape_rules, steps_in_all
 from .checkpoint import Checkpoints, write_text, write_whole
 from .data import RunData, batches, bucket_notes, collate, encoded, open_data, sampler_of
 from .draws import draw, draw_latents, generator
 from .ema import EMA
+from .embedding import embed_ahead
+from .offload import BlockOffload
 from .optim import learning_rate, make_optimizer
 from .recompute import recompute
 from .rehearsal import rehearse
@@ -44,11 +49,17 @@ from .tracking import NotANumber, Tracker, best_so_far, tracker_names
 logger = logging.getLogger("text2video")
 
 
-def train(config: RunConfig, resume: bool = False, on_checked: Callable[[int, int], None] | None = None) -> Path:
+def train(
+    config: RunConfig,
+    resume: bool = False,
+    on_checked: Callable[[int, int], None] | None = None,
+    on_embedded: Callable[[int, int], None] | None = None,
+) -> Path:
     """Train a model as configured; the folder of the finished one.
 
     Args:
         on_checked: called with (files, of how many) while the data is checked.
+        on_embedded: called with (captions, of how many) while they are embedded ahead of a fine-tuning.
         resume: go on with the run in `config.output_dir`, from its newest checkpoint.
 
     Raises:
@@ -58,7 +69,7 @@ def train(config: RunConfig, resume: bool = False, on_checked: Callable[[int, in
         KeyboardInterrupt: on Ctrl-C, after a checkpoint was written.
     """
     prepare_folder(config, resume)
-    trainer = Trainer(config, on_checked)
+    trainer = Trainer(config, on_checked, on_embedded)
     trainer.run()
     return trainer.final
 
@@ -79,10 +90,15 @@ class Trainer:
 
     Args:
         config: of the run.
-        on_checked: called with (files, of how many) while the data is checked.
+        on_checked, on_embedded: see `train`.
     """
 
-    def __init__(self, config: RunConfig, on_checked: Callable[[int, int], None] | None = None):
+    def __init__(
+        self,
+        config: RunConfig,
+        on_checked: Callable[[int, int], None] | None = None,
+        on_embedded: Callable[[int, int], None] | None = None,
+    ):
         self.config = config
         # accelerate remembers the first run of a process; a second one may want another device or precision.
         wanted = choose_device(config.train.device)
@@ -93,7 +109,10 @@ class Trainer:
             log_with=tracker_names(config) or None,
             project_dir=config.output_dir / "logs",
             kwargs_handlers=[
-                DistributedDataParallelKwargs(broadcast_buffers=False),
+                # the last layers of some pretrained models give what no one asks for, and learn nothing from it
+                DistributedDataParallelKwargs(
+                    broadcast_buffers=False, find_unused_parameters=config.train.init_from is not None
+                ),
                 InitProcessGroupKwargs(timeout=timedelta(hours=12)),  # the others wait while one checks the data
             ],
         )
@@ -118,9 +137,12 @@ class Trainer:
         self.total_steps = steps_in_all(config.train, self.sampler)
 
         parts = learning(config, self.family, self.pipe)
+        if self.base and self.data.known:
+            embed_ahead(self.family, self.pipe, self.data.known, self.accelerator.device, on_embedded)
         self.place(parts)
+        whole = not config.memory.block_offload
         self.modules: dict[str, nn.Module] = {
-            name: self.accelerator.prepare_model(part, device_placement=True) for name, part in parts.items()
+            name: self.accelerator.prepare_model(part, device_placement=whole) for name, part in parts.items()
         }
         # The loop says itself where it computes in mixed precision, so that previews compute as `generate` does.
         self.parts = {
@@ -146,10 +168,21 @@ class Trainer:
 
     def place(self, parts: dict[str, nn.Module]) -> None:
         """Put the pipeline on the device, with what the configuration asks of the modules."""
-        train = self.config.train
-        self.pipe.to(self.accelerator.device)
+        train, memory, device = self.config.train, self.config.memory, self.accelerator.device
+        if memory.layerwise_casting:
+            half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision, torch.float32)
+            cast_layers(parts.values(), half)
+        if memory.block_offload:
+            self.pipe.register_modules(**dict.fromkeys(parts))
+            self.pipe.to(device)
+            self.pipe.register_modules(**parts)
+            self.offloads = [BlockOffload(part, device) for part in parts.values()]
+        else:
+            self.pipe.to(device)
         for part in parts.values():
             part.train()
+            if memory.block_offload:
+                continue  # it recomputes block by block anyway
             if train.gradient_checkpointing:
                 recompute(part)
             if train.compile:
@@ -320,7 +353,8 @@ class Trainer:
         samples, size = self.config.train.val_samples, self.config.train.batch_size
         player, total = next(iter(self.optimizers)), torch.zeros(())
         predict = partial(self.family.predict, self.pipe, self.parts)
-        with self.averaged():
+        # under an adapter the frozen weights are held in half precision, which needs mixed precision here too
+        with self.averaged(), self.accelerator.autocast() if self.config.lora else nullcontext():
             for first in range(self.rank * size, samples, self.world * size):
                 rows = range(first, min(first + size, samples))
                 for _, group in groupby(rows, lambda row: val.shape(row % len(val))):
@@ -377,26 +411,36 @@ class Trainer:
             if self.config.lora is None:
                 self.family.save(self.pipe, folder)
             else:
-                lora.save(folder, self.parts, model_folder(self.config.train.init_from or ""))
+                train = self.config.train
+                lora.save(folder, self.parts, model_folder(train.init_from or ""), train.parts)
 
     def preview(self, tracker: Tracker, step: int) -> None:
-        """Sample videos from the averaged weights, by the path that `generate` takes; shared among processes."""
+        """Sample videos from the averaged weights, by the path that `generate` takes; shared among processes.
+
+        A model that has to be given a first frame gets those of the clips.
+        """
         preview = self.config.preview
         source = self.data.val or self.data.train
         prompts = preview.sample_prompts or [
             source[index]["caption"] for index in range(min(len(source), preview.num_samples))
         ]
+        begin = "text-to-video" not in self.family.tasks(self.pipe)
+        if begin and "video" not in source[0]:
+            return logger.warning("No sample videos: they begin with a picture, and prepared data has none.")
         folder = self.config.output_dir / "samples" / f"{step:06d}"
         # Ancestral DDPM walks 1000 steps when not told otherwise: too long to wait for between two steps of training.
         usual = preview.num_inference_steps or self.family.defaults(self.pipe).num_inference_steps
         steps = min(usual, preview.max_preview_steps)
         clips = []
+        folder.mkdir(parents=True, exist_ok=True)
         for index in range(self.rank, len(prompts), self.world):
-            settings = Settings(seed=self.config.seed + index, num_inference_steps=steps)
+            name = f"{index:02d}-{file_names([prompts[index]])[0]}"
+            image = (folder / name).with_suffix(".png") if begin else None
+            if image:
+                Image.fromarray(to_uint8(to_float(source[index % len(source)]["video"]))[0]).save(image)
+            settings = Settings(seed=self.config.seed + index, num_inference_steps=steps, image=image)
             with self.averaged(), completed(self.pipe):
                 (result,) = generate(self.family, self.pipe, [prompts[index]], settings, str(self.final))
-            name = f"{index:02d}-{file_names([prompts[index]])[0]}"
-            folder.mkdir(parents=True, exist_ok=True)
             video.write(folder / name, result.frames, result.fps, metadata=result.metadata())
             clips.append(result.frames)
         tracker.videos(step, clips, prompts[self.rank :: self.world])

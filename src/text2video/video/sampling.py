@@ -31,6 +31,7 @@ Short = Literal["repeat_last", "loop", "error"]
 Choose = Callable[[np.ndarray], np.ndarray]  # increasing times in seconds -> indices of the frames wanted
 
 LONG = 60.0  # seconds; of a longer file only the stretches around the wanted frames are read
+_MOST = 10_000_000  # frames that a header is believed to promise: four days at 30 fps
 _CHAINED = frozenset({"gif", "apng"})  # each frame is painted on the one before, whatever the key frame flags say
 _SKIPPING = frozenset({"h264", "hevc", "mpeg4", "mpeg2video"})  # FFmpeg's VVC decoder loses wanted frames by skipping
 
@@ -182,6 +183,8 @@ def _sample_by_packets(
         origin, wanted, groups, margin = None, None, [np.array([-np.inf, np.inf])], 0.0
     else:  # choose on the header's grid of times, then look at what lies around each
         origin, rate = stream.start_time or 0, frame_rate(stream)
+        if seconds * rate > _MOST:
+            return None
         grid = np.arange(0, seconds, 1 / rate)
         grid = grid[_inside(grid, part)]
         wanted = grid[choose(grid)]
