@@ -89,7 +89,7 @@ def traceable() -> Iterator[None]:
     except Exception as error:  # whatever its code raises
         reason = str(error).splitlines()[0] if str(error) else "no reason given"
         raise ModelError(
-            f"This model cannot be planned, as its code does not run without weights ({type(error).__name__}: {reason})."
+            f"This model cannot be planned: its code does not run without weights ({type(error).__name__}: {reason})."
         ) from error
 
 

@@ -124,7 +124,7 @@ def savings_of(config: RunConfig, facts: Facts, on_gpu: bool) -> Iterator[Saving
         yield Saving(("--ema_decay", "0"), "no average of the weights: the last weights are the model")
     if train.init_from and not config.lora:
         yield Saving(("--lora", "--learning_rate", "1e-4"), "train an adapter in place of all weights")
-    if train.init_from and not (config.memory.layerwise_casting or config.memory.quantize):
+    if config.lora and not (config.memory.layerwise_casting or config.memory.quantize):
         yield Saving(("--layerwise_casting",), "frozen weights as fp8, cast while a layer computes")
 
 
