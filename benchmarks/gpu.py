@@ -4,8 +4,8 @@
     python benchmarks/gpu.py --minutes 10    # stop cleanly after ten minutes; the same command goes on later
     python benchmarks/gpu.py --tiny          # toys, on any machine, to try this script
 
-Fine-tuning: adapters of rank 64 on models with random weights in the true sizes, bf16, gradient checkpointing, batch 1, on
-prepared data. Ours is the trainer as a user starts it; the other is a plain diffusers loop. Both run in processes of
+Fine-tuning: adapters of rank 64 on models with random weights in the true sizes, bf16, gradient checkpointing, batch 1,
+on prepared data. Ours is the trainer as a user starts it; the other is a plain diffusers loop. Both run in processes of
 their own, in turns, and read the same weights. Training: our recipes' steps, their floating-point operations
 (`FlopCounterMode`), and the rate in relation to the best of several large matrix products of the same run. Each
 figure is written as soon as it is there; figures of another card or other versions are measured anew.
@@ -15,6 +15,7 @@ import argparse
 import json
 import platform
 import resource
+import shlex
 import shutil
 import statistics
 import subprocess
@@ -40,10 +41,10 @@ from text2video.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[1]
 RECIPES = {"unet3d-base": ROOT / "configs" / "unet3d-base.yaml", "demo": ROOT / "configs" / "demo.yaml"}
-TINY_RECIPE = (
+TINY_RECIPE = shlex.split(
     "--num_frames 4 --frame_size 16 --model_channels 16 --channel_mult 1 2 --attention time full "
     "--downsample_time false --num_res_blocks 1 --text_width 32 --text_layers 1 --batch_size 2"
-).split()
+)
 PACKAGES = ("torch", "diffusers", "peft", "accelerate")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 

@@ -68,6 +68,7 @@ OF_PROGRAMS = {
     "cpu",
     "nproc_per_node",
     "logdir",
+    "include",
     "learn",
     "no-deps",
     "channels",

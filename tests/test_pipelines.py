@@ -1,5 +1,6 @@
 """A finished model is a diffusers folder that gives the same videos wherever it is loaded."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -127,3 +128,14 @@ def test_weights_that_do_not_fit_are_an_error(tiny_model, tmp_path):
     (tmp_path / "broken" / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"not safetensors")
     with pytest.raises(ModelError, match="cannot be loaded"):
         load(tmp_path / "broken", device="cpu")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+def test_a_link_to_a_downloaded_file_is_to_the_file_itself(tmp_path):
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "snapshot").mkdir()
+    (tmp_path / "blobs" / "abc").write_text("weights")
+    (tmp_path / "snapshot" / "file").symlink_to("../blobs/abc")  # as the hub's client lays it
+    link(str(tmp_path / "snapshot" / "file"), str(tmp_path / "copy"))
+    assert not (tmp_path / "copy").is_symlink()
+    assert (tmp_path / "copy").read_text() == "weights"

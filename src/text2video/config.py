@@ -298,7 +298,7 @@ class RunConfig(_Section):
         if names_a_model(overrides) and "preset" not in values:
             flags.setdefault("preset", "finetune")
         preset = flags.get("preset", values.get("preset"))
-        below = read_yaml(preset_file(str(preset))) if preset else {}
+        below: dict[str, Any] = read_yaml(preset_file(str(preset))) if preset else {}
         return validated(merged(over(below, values), flags))
 
     def to_yaml(self) -> str:
@@ -422,8 +422,10 @@ def over(below: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     result = copy.deepcopy(dict(below))
     for name, value in values.items():
         inner = result.get(name)
-        both = isinstance(inner, dict) and isinstance(value, Mapping)
-        result[name] = over(inner, value) if both else copy.deepcopy(value)
+        if isinstance(inner, dict) and isinstance(value, Mapping):
+            result[name] = over(inner, value)
+        else:
+            result[name] = copy.deepcopy(value)
     return result
 
 

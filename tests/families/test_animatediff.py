@@ -10,6 +10,7 @@ import pytest
 import torch
 from checkpoints import stable_diffusion
 from contract import (
+    CPU,
     aligned,
     equals_diffusers,
     full_training_works,
@@ -20,11 +21,14 @@ from contract import (
     trained,
 )
 from safetensors.torch import save_file
+from test_fine_tuning import losses
 
 from text2video import video
 from text2video.errors import ModelError, UsageError
+from text2video.families.base import Opening, family_of
 from text2video.families.export import export
 from text2video.generation import Settings, generate
+from text2video.pipelines import completed
 from text2video.sizes import Bucket
 
 SMALL = Settings(num_frames=4, height=16, width=16, num_inference_steps=3, guidance_scale=3.0, seed=5)
@@ -185,6 +189,35 @@ def test_each_clip_of_a_batch_has_its_own_caption_and_noise_level(made):
             torch.testing.assert_close(both[row : row + 1], one, atol=1e-5, rtol=1e-5)
         swapped = family.predict(pipe, {"unet": pipe.unet}, x_t, t, {name: v.flip(0) for name, v in text.items()})
     assert (both - swapped).abs().amax(dim=(1, 2, 3, 4)).min() > 1e-4
+
+
+def test_its_frozen_parts_can_stay_on_the_disk(made, tmp_path):
+    folder, opening = made(stable_diffusion), Opening(parts={"motion_adapter": made(motion_adapter)})
+    family = family_of(folder)
+    pipe = family.open(folder, CPU, torch.float32, trainable_only=True, opening=opening)
+    assert pipe.vae is None
+    assert pipe.text_encoder is None
+    family.rules(pipe).check(Bucket(4, 16, 16))
+    with completed(pipe):
+        told = family.embed(pipe, "a red circle")["encoder_hidden_states"]
+    other, whole = opened(made(animatediff))
+    assert torch.equal(told, other.embed(whole, "a red circle")["encoder_hidden_states"])
+    family.save(pipe, tmp_path / "saved")
+    assert not learned(whole, opened(tmp_path / "saved")[1], "unet")
+
+
+def test_prepared_data_gives_the_losses_of_the_clips(made, few_clips, tmp_path):
+    from text2video.cli.main import run
+
+    images, out = made(stable_diffusion), tmp_path / "prepared"
+    (tmp_path / "run.yaml").write_text(f"train: {{init_from: {images}, device: cpu}}\n", encoding="utf-8")
+    assert run(["data", "prepare", str(few_clips), str(out), "--model", str(tmp_path / "run.yaml"), *FLAGS]) == 0
+    flags = (*FLAGS, "--fps", "null", "--motion_adapter", str(made(motion_adapter)))
+    trained(images, few_clips, tmp_path / "clips", *flags)
+    trained(images, few_clips, tmp_path / "tensors", *flags, "--load_tensors", str(out), "--data_dir", "null")
+    live, ahead = (losses(tmp_path / name) for name in ("clips", "tensors"))
+    assert len(live) == 3
+    assert ahead == pytest.approx(live, rel=1e-5)
 
 
 def test_only_motion_modules_learn(made, few_clips, tmp_path):

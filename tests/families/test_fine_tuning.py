@@ -104,10 +104,14 @@ def test_the_text_encoder_leaves_memory_and_nothing_changes(made, few_clips, tmp
     assert np.array_equal(*(video.read(file).frames for file in files))
 
 
-def test_captions_that_are_made_as_they_go_keep_the_text_encoder(made, few_clips, tmp_path):
-    tokens = ["--model", str(made(modelscope)), "--data_dir", str(few_clips), *FLAGS, "--augment", "--device", "cpu"]
-    trainer = Trainer(RunConfig.build({}, [*tokens, "--output_dir", str(tmp_path)]))
-    assert trainer.pipe.text_encoder is not None
+def test_captions_that_are_made_as_they_go_or_are_too_many_keep_the_text_encoder(
+    made, few_clips, tmp_path, monkeypatch
+):
+    tokens = ["--model", str(made(modelscope)), "--data_dir", str(few_clips), *FLAGS, "--device", "cpu"]
+    tokens += ["--output_dir", str(tmp_path)]
+    assert Trainer(RunConfig.build({}, [*tokens, "--augment"])).pipe.text_encoder is not None
+    monkeypatch.setattr("text2video.training.embedding.ROOM", 100)
+    assert Trainer(RunConfig.build({}, tokens)).pipe.text_encoder is not None
 
 
 @pytest.mark.parametrize("adapter", [("--lora", "--rank", "2", "--lora_dropout", "0.3"), ()], ids=["lora", "full"])

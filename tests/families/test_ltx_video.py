@@ -15,12 +15,14 @@ from contract import (
     opened,
 )
 from PIL import Image
+from safetensors.torch import load_file
 
 from text2video import video
 from text2video.diffusion.objectives import Batch, TextToVideoDiffusion
 from text2video.diffusion.schedules import SizedFlow
 from text2video.errors import ModelError, UsageError
 from text2video.families import ltx_video
+from text2video.families.export import export
 from text2video.generation import Settings, generate
 from text2video.models.codecs import encode
 from text2video.sizes import Bucket
@@ -250,7 +252,10 @@ def test_lora_training(make, kind, made, few_clips, tmp_path, picture, monkeypat
         return bare(kind, folder, generator, adapter, **call)
 
     settings = Settings(**CALL, **start, seed=3)
-    lora_training_works(folder, few_clips, tmp_path / "run", settings, plain, *FLAGS)
+    final = lora_training_works(folder, few_clips, tmp_path / "run", settings, plain, *FLAGS)
+    (result,) = export(final, "comfyui", tmp_path / "comfyui")
+    assert result.applied.matched == len(load_file(result.path)) > 0
+    assert all(key.startswith("diffusion_model.transformer_blocks.") for key in load_file(result.path))
 
 
 def test_what_it_cannot_do_is_said(made, picture, tmp_path):

@@ -65,6 +65,8 @@ class Answering:
             )
         if self.api_key_env is not None or self.temperature is not None:
             raise UsageError("--api_key_env and --temperature are for an endpoint. Name it by --endpoint.")
+        import torch
+
         from ..families.base import choose_device, choose_dtype
         from ..models.captioner import MAX_TOKENS, Captioner
 
@@ -72,7 +74,7 @@ class Answering:
             self.model,
             sees=sees,
             device=choose_device(self.device),
-            dtype=choose_dtype(self.dtype),
+            dtype=choose_dtype(self.dtype) or torch.float32,
             batch_size=self.batch_size,
             max_tokens=self.max_tokens or MAX_TOKENS,
         )

@@ -3,9 +3,7 @@
 Time is passed as `[B]` on the scale of the training timesteps; models see it unchanged. Two kinds of path are here:
 variance-preserving ones (DDPM, Ho et al. 2020; the cosine schedule of Nichol and Dhariwal 2021), whose timesteps are
 whole numbers 0 .. num_timesteps - 1, and the straight path of rectified flow (Liu et al. 2022; Lipman et al. 2022),
-whose timesteps are any number in (0, num_timesteps].
-
-A third has continuous noise levels (`EDM`).
+whose timesteps are any number in (0, num_timesteps]. A third, of continuous noise levels, is `EDM`.
 
 Samplers are diffusers schedulers, by name. `Schedule.from_scheduler` reads the schedule back from a saved one.
 """

@@ -67,7 +67,7 @@ class AnimateDiff(PretrainedFamily):
     ) -> Any:
         """The pipeline of a folder and of the parts beside it; the motion modules are in its U-Net alone."""
         pipe = super().open(path, torch.device("cpu"), dtype, trainable_only, replace(opening, offload="none"))
-        if "motion_adapter" in opening.parts:  # the folder may have had another
+        if "motion_adapter" in opening.parts and pipe.unet is not None:  # the folder may have had another
             try:
                 pipe.unet.load_motion_modules(pipe.motion_adapter)
             except (RuntimeError, IndexError, AttributeError) as error:
@@ -90,11 +90,12 @@ class AnimateDiff(PretrainedFamily):
             found[name] = opened_part(name, opening.parts[name], dtype)
         index = self.index(path)
         of_images = index.get("unet", [None, None])[1] == "UNet2DConditionModel"
-        if of_images and "motion_adapter" not in found and not index.get("motion_adapter", [None])[0]:
+        adapted = "motion_adapter" in found or index.get("motion_adapter", [None])[0]
+        if of_images and not adapted and "unet" not in opening.without:
             raise UsageError(
                 f"The model in {str(path)!r} makes pictures. To make videos it needs a motion adapter: fetch one by "
                 f"`hf download {ADAPTER}` and give it by --motion_adapter {ADAPTER}. "
-                "Without one, --pipeline TextToVideoZeroPipeline makes simple videos of it."
+                "Without one, `text2video generate --pipeline TextToVideoZeroPipeline` makes simple videos of it."
             )
         if index["_class_name"] != IMAGES:
             return found

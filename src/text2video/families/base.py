@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
@@ -28,6 +29,7 @@ FAMILIES = {
     "TextToVideoPipeline": "native:NativeFamily",
     "TextToVideoSDPipeline": "modelscope:ModelScope",
     "VideoToVideoSDPipeline": "modelscope:ModelScope",
+    "OpenSoraPipeline": "opensora:OpenSora",
     "StableDiffusionPipeline": "animatediff:AnimateDiff",  # with a motion adapter beside it
     "AnimateDiffPipeline": "animatediff:AnimateDiff",
     "AnimateDiffVideoToVideoPipeline": "animatediff:AnimateDiff",
@@ -43,6 +45,8 @@ FAMILIES = {
 }
 # Pipeline class in model_index.json -> another that its folder can be opened as, where that one is named.
 OTHERWISE = {"StableDiffusionPipeline": "TextToVideoZeroPipeline"}
+# `model_type` of published parts that come without a model_index.json -> the pipeline class that they make.
+IN_PARTS = {"STDiT3": "OpenSoraPipeline", "VideoAutoencoderPipeline": "OpenSoraPipeline"}
 Task = Literal["text-to-video", "image-to-video", "video-to-video"]
 Offload = Literal["none", "model", "sequential", "group"]
 
@@ -291,15 +295,12 @@ def family_of(path: Path, pipeline: str | None = None) -> Family:
         UsageError: it cannot be opened as that class.
     """
     index = path / "model_index.json"
-    if not index.is_file():
+    kind = _class_in(index) if index.is_file() else _class_of_parts(path)
+    if kind is None:
         raise ModelError(
             f"{str(path)!r} is no model: it has no model_index.json. Give a run's folder, its `final` folder, "
             "or another diffusers folder."
         )
-    try:
-        kind = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
-    except (ValueError, AttributeError):
-        raise ModelError(f"{index} is damaged: it is no JSON object. Save the model again.") from None
     if kind not in FAMILIES:
         raise ModelError(f"The model in {str(path)!r} is a {kind}. Known are {', '.join(FAMILIES)}.")
     if pipeline not in (None, kind, OTHERWISE.get(kind)):
@@ -307,6 +308,22 @@ def family_of(path: Path, pipeline: str | None = None) -> Family:
         raise UsageError(f"The model in {str(path)!r}, a {kind}, cannot be opened as {pipeline!r}. {other}")
     module, name = FAMILIES[pipeline or kind].split(":")
     return getattr(import_module(f".{module}", __package__), name)()
+
+
+def _class_in(index: Path) -> str:
+    try:
+        return str(json.loads(index.read_text(encoding="utf-8")).get("_class_name"))
+    except (ValueError, AttributeError):
+        raise ModelError(f"{index} is damaged: it is no JSON object. Save the model again.") from None
+
+
+def _class_of_parts(path: Path) -> str | None:
+    """The pipeline class of a folder with published parts, or of one part's folder."""
+    for config in (path / "transformer" / "config.json", path / "config.json"):
+        with suppress(OSError, ValueError, AttributeError):
+            if kind := IN_PARTS.get(json.loads(config.read_text(encoding="utf-8")).get("model_type")):
+                return kind
+    return None
 
 
 def open_model(

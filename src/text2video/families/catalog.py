@@ -38,7 +38,8 @@ def named(name: str) -> Path | None:
     known = [repository for repository in repositories if name in (repository, repository.partition("/")[2])]
     if not known:
         return None
-    folder = on_this_machine(known[0])
+    # a model that is published in parts has no index
+    folder = on_this_machine(known[0]) or on_this_machine(known[0], "config.json")
     if folder is None:
         raise ModelError(
             f"{known[0]} is not on this machine. Fetch it where there is a network: hf download {known[0]}"

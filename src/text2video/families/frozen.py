@@ -86,7 +86,8 @@ class Frozen:
 
 def on_disk(folder: Path) -> dict[str, Path]:
     """The frozen parts of a model folder: component -> its folder."""
-    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    file = folder / "model_index.json"
+    index = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}  # some are published without
     parts = {"vae": index.get("vae"), "text_encoder": index.get("text_encoder")}
     return {name: folder / name for name, kind in parts.items() if kind and kind[0] in ("diffusers", "transformers")}
 

@@ -42,6 +42,7 @@ class LTXVideo(PretrainedFamily):
     )  # fmt: skip
     options = frozenset(_DECODING)
     timesteps = "logit_normal"
+    comfyui_prefix = "diffusion_model."  # before diffusers' own names
     published = (
         Published("Lightricks/LTX-Video-0.9.1", _EARLY, "other", 1.9, 25.0),
         Published("Lightricks/LTX-Video-0.9.7-dev", _LATER, "LTXV Open Weights", 13.0, 47.6),

@@ -42,7 +42,8 @@ def quantizers(kind: Quantization, names: Iterable[str], dtype: torch.dtype) -> 
 
         own = {"int8": quantization.Int8WeightOnlyConfig, "fp8": quantization.Float8WeightOnlyConfig}[kind]
         config = TorchAoConfig(own())
-    return PipelineQuantizationConfig(quant_mapping=dict.fromkeys(names, config))
+    parts: dict[str, Any] = dict.fromkeys(names, config)
+    return PipelineQuantizationConfig(quant_mapping=parts)
 
 
 def is_quantized(module: nn.Module) -> bool:

@@ -4,9 +4,9 @@ A U-Net over latents of single frames, with layers along time. The first frame e
 those of every frame, and its CLIP embedding is what the cross-attention sees. Frame rate, amount of motion and the
 noise on the first frame are told as numbers.
 
-Training follows the paper and its public trainer, pixeli99/SVD_Xtend: noise levels as in `EDM`, log-normal noise on the
-first frame, and both roads of the first frame left out at times, for guidance. A model may also learn to follow texts:
-see `svd_text`.
+Training follows the public trainer pixeli99/SVD_Xtend: noise levels as in `EDM`, log-normal noise on the first frame,
+and both roads of the first frame left out at times, for guidance. A model may also learn to follow texts: see
+`svd_text`.
 """
 
 import shutil

@@ -96,21 +96,24 @@ class TextStableVideoDiffusionPipeline(StableVideoDiffusionPipeline):
             min_guidance_scale, max_guidance_scale: at the first and the last frame.
         """
         self._texts, self._begins = (negative_prompt, prompt), image is not None
-        return super().__call__(
-            image or Image.new("RGB", (width, height)),
-            height=height,
-            width=width,
-            num_frames=num_frames,
-            num_inference_steps=num_inference_steps,
-            min_guidance_scale=min_guidance_scale,
-            max_guidance_scale=max_guidance_scale,
-            fps=fps,  # pyright: ignore[reportArgumentType] - it is a number among others for the denoiser
-            motion_bucket_id=motion_bucket_id,
-            noise_aug_strength=noise_aug_strength,
-            decode_chunk_size=decode_chunk_size,
-            generator=generator,
-            output_type=output_type,
-        )
+        try:
+            return super().__call__(
+                image or Image.new("RGB", (width, height)),
+                height=height,
+                width=width,
+                num_frames=num_frames,
+                num_inference_steps=num_inference_steps,
+                min_guidance_scale=min_guidance_scale,
+                max_guidance_scale=max_guidance_scale,
+                fps=fps,  # pyright: ignore[reportArgumentType] - it is a number among others for the denoiser
+                motion_bucket_id=motion_bucket_id,
+                noise_aug_strength=noise_aug_strength,
+                decode_chunk_size=decode_chunk_size,
+                generator=generator,
+                output_type=output_type,
+            )
+        finally:
+            self._begins = True  # training encodes first frames with this pipeline too
 
     def _encode_image(
         self, image: Any, device: Any, num_videos_per_prompt: int, do_classifier_free_guidance: bool

@@ -4,6 +4,7 @@ The first frame is denoised part of the way; the others begin as that frame, mov
 attend to the first. So a folder of Stable Diffusion is enough, opened as `TextToVideoZeroPipeline`.
 """
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -75,7 +76,9 @@ class TextToVideoZero(PretrainedFamily):
             if on_step:
                 on_step(done, total)
 
-        return super().sample(pipe, prompts, generators, counted, **settings)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of torch, about this older pipeline's own calls
+            return super().sample(pipe, prompts, generators, counted, **settings)
 
     def arguments(self, pipe: Any, task: Task, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Its own names for the number of frames and for where motion enters."""

@@ -28,6 +28,7 @@ from ..sizes import Bucket, ShapeRules
 
 logger = logging.getLogger("text2video")
 
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 Base = tuple[Family, Any]
 """The family and the pipeline that a run starts from."""
 
@@ -57,7 +58,7 @@ def open_base(config: RunConfig, trainable_only: bool = False) -> Base | None:
             "--quantize int8 and --layerwise_casting work on a CPU too."
         )
     half = config.lora and choose_precision(config.train.mixed_precision, config.train.device)
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(half or "", torch.float32)
+    dtype = HALF.get(half or "", torch.float32)
     family = family_of(folder)
     opening = Opening(parts=config.train.parts, quantize=config.memory.quantize)
     left = trainable_only or bool(config.data.load_tensors)

@@ -9,14 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import UsageError
 from ..families.base import Family
-from ..models.text import REMEMBERED
 from ..pipelines import leave_on_disk
+
+ROOM = 4 << 30  # bytes of embeddings in memory
 
 logger = logging.getLogger("text2video")
 
 
+@torch.no_grad()
 def embed_ahead(
     family: Family,
     pipe: Any,
@@ -26,8 +27,8 @@ def embed_ahead(
 ) -> bool:
     """Embed all captions of a run on a device, then leave the text encoders on the disk; whether that was done.
 
-    It is not where the model has no frozen ones on the disk, or where there are more captions than are kept in memory:
-    `data prepare` does it for any number.
+    It is not where the model has no frozen ones on the disk, or where the embeddings would fill the memory: `data
+    prepare` does it for any number.
 
     Args:
         pipe: on the CPU.
@@ -37,9 +38,6 @@ def embed_ahead(
     folders: dict[str, Path] = {name: pipe.source / name for name in names if getattr(pipe, name, None) is not None}
     if not folders or not all(folder.is_dir() for folder in folders.values()):
         return False
-    if len(captions) > REMEMBERED:
-        logger.info("%d captions are too many to be embedded ahead: see `text2video data prepare`", len(captions))
-        return False
     others = {
         name: part for name, part in pipe.components.items() if isinstance(part, nn.Module) and name not in folders
     }
@@ -47,20 +45,20 @@ def embed_ahead(
     pipe.register_modules(**dict.fromkeys(others))  # so that only text encoders are moved
     try:
         pipe.to(device)
-        for number, caption in enumerate(captions):
-            family.encode_text(pipe, {}, [caption])
+        known: dict[str, dict[str, Tensor]] = {}
+        for caption in captions:
+            known[caption] = {name: value.cpu() for name, value in family.embed(pipe, caption).items()}
+            if sum(value.nbytes for value in known[caption].values()) * len(captions) > ROOM:
+                logger.info("%d captions are too many to be embedded ahead: see data prepare", len(captions))
+                return False
             if on_done:
-                on_done(number + 1, len(captions))
+                on_done(len(known), len(captions))
     finally:
         pipe.register_modules(**others)
     leave_on_disk(pipe, folders, dtype)
-    family.embeddings = _unknown
+    family.embeddings = known.__getitem__
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
     logger.info("%d captions are embedded, and %s is out of memory", len(captions), " and ".join(folders))
     return True
-
-
-def _unknown(caption: str) -> dict[str, Tensor]:
-    raise UsageError(f"The caption {caption!r:.80} was not among those that were embedded before the run.")

@@ -5,6 +5,7 @@ moments: they are fetched before each, and the next block's are on their way mea
 Adapters stay on the GPU. Nothing is written back, since frozen weights do not change.
 """
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -91,3 +92,11 @@ class BlockOffload:
             first = next(n for n, value in enumerate(args) if isinstance(value, Tensor) and value.is_floating_point())
             args = (*args[:first], args[first].detach().requires_grad_(), *args[first + 1 :])
         return checkpoint(partial(block, **kwargs), *args, use_reentrant=True)
+
+
+def offload_blocks(pipe: Any, parts: Mapping[str, nn.Module], device: torch.device) -> list[BlockOffload]:
+    """Puts a pipeline on a device, but of these parts only what is not in their blocks."""
+    pipe.register_modules(**dict.fromkeys(parts))
+    pipe.to(device)
+    pipe.register_modules(**parts)
+    return [BlockOffload(part, device) for part in parts.values()]

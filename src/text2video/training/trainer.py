@@ -34,13 +34,13 @@ from ..families.base import choose_device, model_folder
 from ..families.precision import cast_layers
 from ..generation import Settings, file_names, generate, to_uint8
 from ..pipelines import completed
-from .build import build, choose_precision, has_compiler, learning, open_base, shape_rules, steps_in_all
+from .build import HALF, build, choose_precision, has_compiler, learning, open_base, shape_rules, steps_in_all
 from .checkpoint import Checkpoints, write_text, write_whole
 from .data import RunData, batches, bucket_notes, collate, encoded, open_data, sampler_of
 from .draws import draw, draw_latents, generator
 from .ema import EMA
 from .embedding import embed_ahead
-from .offload import BlockOffload
+from .offload import offload_blocks
 from .optim import learning_rate, make_optimizer
 from .recompute import recompute
 from .rehearsal import rehearse
@@ -170,13 +170,9 @@ class Trainer:
         """Put the pipeline on the device, with what the configuration asks of the modules."""
         train, memory, device = self.config.train, self.config.memory, self.accelerator.device
         if memory.layerwise_casting:
-            half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision, torch.float32)
-            cast_layers(parts.values(), half)
+            cast_layers(parts.values(), HALF.get(self.accelerator.mixed_precision, torch.float32))
         if memory.block_offload:
-            self.pipe.register_modules(**dict.fromkeys(parts))
-            self.pipe.to(device)
-            self.pipe.register_modules(**parts)
-            self.offloads = [BlockOffload(part, device) for part in parts.values()]
+            offload_blocks(self.pipe, parts, device)
         else:
             self.pipe.to(device)
         for part in parts.values():
