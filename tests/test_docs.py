@@ -188,7 +188,7 @@ def smaller(config: RunConfig) -> RunConfig:
 
 def scaled(verb: str, tokens: list[str]) -> list[str]:
     """A command line of `text2video` with the smaller options."""
-    if verb == "train":  # it takes the later of two
+    if verb in ("train", "plan"):  # they take the later of two
         return [*tokens, *TINY]
     options = shlex.split(SMALLER.get(verb, ""))
     dropped = {option for option in options if option.startswith("--")}

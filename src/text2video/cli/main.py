@@ -23,11 +23,13 @@ VERBS = {
     "data convert": "Write a data set anew, in another layout.",
     "data caption": "Let a model describe the clips of a data set.",
     "data polish": "Let a language model rewrite the captions of a data set.",
+    "plan": "Say what memory, disk and time a run will take, before it starts.",
     "train": "Train a model on captioned clips.",
     "generate": "Make videos from prompts with a trained model.",
     "export": "Write a trained adapter for other tools, and read it back to be sure.",
     "models": "List the pretrained models that can be used, and which of them are on this machine.",
     "evaluate": "Check generated videos of the demo world against their prompts, exactly.",
+    "doctor": "Say what this machine can do and what is missing.",
 }
 
 
@@ -47,8 +49,8 @@ def make_app() -> App:
     app.command(data)
     for place, (verb, line) in enumerate(VERBS.items()):
         group, _, name = verb.rpartition(" ")
-        # train reads its own flags, --help among them
-        own: dict[str, Any] = {"help_flags": (), "version_flags": ()} if verb == "train" else {}
+        # these read their own flags, --help among them
+        own: dict[str, Any] = {"help_flags": (), "version_flags": ()} if verb in ("train", "plan") else {}
         target = f"text2video.cli.{verb.replace(' ', '_')}:{name}"
         (data if group else app).command(target, name=name, help=line, sort_key=place, **own)
     return app

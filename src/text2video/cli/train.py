@@ -32,6 +32,7 @@ def train(*tokens: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> None
         return say(describe(config))
     note = said_of_resuming(config) if resume else ""
     from ..training.trainer import train as run
+    from .plan_short import announce
 
     logger, lines = logging.getLogger("text2video"), Lines()
     logger.addHandler(lines)
@@ -39,6 +40,7 @@ def train(*tokens: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> None
     try:
         if note:
             logger.info(note)
+        announce(config)
         checking, embedding = passing_progress("checking clips", "files"), passing_progress("embedding", "captions")
         with checking as on_checked, embedding as on_embedded:
             say(run(config, resume, on_checked, on_embedded))

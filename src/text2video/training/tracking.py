@@ -36,12 +36,15 @@ def tracker_names(config: RunConfig) -> list[Any]:
     names = []
     if not config.tracking.no_tensorboard and find_spec("tensorboard"):
         names.append("tensorboard")
-    if not config.tracking.no_wandb and find_spec("wandb") and _wandb_logged_in():
+    if not config.tracking.no_wandb and wandb_logged_in():
         names.append("wandb")
     return names
 
 
-def _wandb_logged_in() -> bool:
+def wandb_logged_in() -> bool:
+    """Whether wandb is installed and knows an account."""
+    if not find_spec("wandb"):
+        return False
     # Asking wandb itself would import it, which takes seconds.
     netrc = [Path.home() / name for name in (".netrc", "_netrc")]
     return bool(os.environ.get("WANDB_API_KEY")) or any(

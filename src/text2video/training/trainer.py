@@ -42,6 +42,7 @@ from .ema import EMA
 from .embedding import embed_ahead
 from .offload import offload_blocks
 from .optim import learning_rate, make_optimizer
+from .recompute import recompute
 from .rehearsal import rehearse
 from .tracking import NotANumber, Tracker, best_so_far, tracker_names
 
@@ -178,8 +179,8 @@ class Trainer:
             part.train()
             if memory.block_offload:
                 continue  # it recomputes block by block anyway
-            if train.gradient_checkpointing and getattr(part, "_supports_gradient_checkpointing", False):
-                part.enable_gradient_checkpointing()  # pyright: ignore[reportCallIssue]
+            if train.gradient_checkpointing:
+                recompute(part)
             if train.compile:
                 if has_compiler(self.accelerator.device):
                     part.compile()

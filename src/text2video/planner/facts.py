@@ -1,0 +1,303 @@
+"""What a run's training step is made of, built on the meta device from configurations alone: no weights are read."""
+
+import inspect
+import json
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from ..config import RunConfig
+from ..errors import ModelError, Text2VideoError
+from ..families import lora
+from ..families.base import Family, family_of, model_folder
+from ..families.frozen import Frozen
+from ..families.imports import construct
+from ..families.native import NativeFamily
+from ..models.codecs import IMAGE, Geometry, decode, encode, geometry_of
+from ..models.text import BuiltinTextModel, text_source
+from ..sizes import ALL, Bucket, ShapeRules, parse_all
+from ..training.build import denoiser_class, learning
+from .tracing import CPU, META
+
+Predict = Callable[[Tensor, Tensor], Tensor]
+"""(x_t `[B, C, t, h, w]`, t `[B]`) -> the prediction of the same shape, for a long caption."""
+
+CAPTION = "a red circle moves left and a blue square moves right " * 5  # long, for a caption
+
+
+@dataclass
+class Facts:
+    """The parts of a model and what is done with them.
+
+    Args:
+        learning: the modules that a step goes through. Their parameters that require a gradient are trained.
+        predict: what the step computes.
+        video: the largest that the run trains on.
+        rules: the videos that the model can take.
+        latents: (C, t, h, w) of that video as it is denoised.
+        frozen: modules that are in memory beside, but only for previews where data was prepared.
+        embedded: of these, the names of those that leave memory once all captions are embedded, until previews.
+        codec: the autoencoder among them.
+        encode, decode: the codec's work on one clip and on one sampled video.
+    """
+
+    learning: dict[str, nn.Module]
+    predict: Predict
+    video: Bucket
+    latents: tuple[int, int, int, int]
+    rules: ShapeRules = ALL
+    frozen: dict[str, nn.Module] = field(default_factory=dict)
+    embedded: tuple[str, ...] = ()
+    codec: nn.Module | None = None
+    encode: Callable[[], Any] | None = None
+    decode: Callable[[], Any] | None = None
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers of a video are denoised."""
+        return math.prod(self.latents)
+
+    @property
+    def trained(self) -> dict[str, Tensor]:
+        """Name -> weight that is trained."""
+        found = {f"{name}.{key}": p for name, part in self.learning.items() for key, p in part.named_parameters()}
+        return {name: parameter for name, parameter in found.items() if parameter.requires_grad}
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Weights and buffers of all parts."""
+        modules = [*self.learning.values(), *self.frozen.values()]
+        return [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
+
+
+@contextmanager
+def traceable() -> Iterator[None]:
+    """Within, what a model does that tensors without contents cannot follow is a ModelError."""
+    try:
+        yield
+    except Text2VideoError:
+        raise
+    except Exception as error:  # whatever its code raises
+        reason = str(error).splitlines()[0] if str(error) else "no reason given"
+        raise ModelError(
+            f"This model cannot be planned: its code does not run without weights ({type(error).__name__}: {reason})."
+        ) from error
+
+
+def facts_of(config: RunConfig) -> Facts:
+    """The facts of a run.
+
+    Raises:
+        ModelError: a model that is named is not there, or is of a kind that is not known.
+        UsageError: the model cannot take videos of that shape.
+    """
+    shapes = parse_all(config.data.buckets)
+    buckets = [config.data.shape] if shapes == "auto" or not shapes else shapes
+    video = max(buckets, key=lambda bucket: bucket.pixels)
+    with torch.random.fork_rng(devices=[]), traceable():
+        return _pretrained(config, video) if config.train.init_from else _new(config, video)
+
+
+def _new(config: RunConfig, video: Bucket) -> Facts:
+    """Of a model of our own that begins untrained."""
+    frozen = Frozen.of(config)
+    parts: dict[str, nn.Module] = {}
+    with META:
+        width = frozen.text_width if frozen.text else config.text.text_width
+        unet: Any = construct(NativeFamily.denoiser, config, width, denoiser_class(config))
+        modules: dict[str, nn.Module] = {"unet": unet}
+        if frozen.text:
+            parts["text_encoder"] = _transformers(AutoConfig.from_pretrained(text_source(frozen.text)))
+        else:
+            text = config.text
+            modules["text_encoder"] = BuiltinTextModel(
+                text.vocab_size, text.text_width, text.text_layers, text.max_tokens
+            )
+    geometry, rules, vae = frozen.geometry, unet.rules, None
+    if geometry and frozen.codec:
+        rules, vae = geometry.rules(rules), _on_meta(frozen.codec, "diffusers", geometry.kind)
+        parts["vae"] = vae
+    rules.check(video)
+    tokens = config.text.max_tokens
+
+    def predict(x_t: Tensor, t: Tensor) -> Tensor:
+        mask = torch.ones(len(t), tokens, dtype=torch.bool)
+        if "text_encoder" in modules:
+            words = modules["text_encoder"](torch.zeros(len(t), tokens, dtype=torch.long), mask)
+        else:
+            words = torch.empty(len(t), tokens, width)
+        return unet(x_t, t, words, mask, return_dict=False)[0]
+
+    for module in modules.values():
+        module.requires_grad_(True)
+    latents = _latents(geometry, video)
+    facts = Facts(modules, predict, video, latents, rules, parts, codec=vae)
+    if vae is not None:
+        facts.encode = lambda: encode(vae, torch.empty(1, 3, *video)).mean
+        facts.decode = lambda: decode(vae, torch.empty(1, *latents))
+    return facts
+
+
+def _pretrained(config: RunConfig, video: Bucket) -> Facts:
+    """Of the model that a run starts from: its own family's code, on its own pipeline without weights."""
+    folder = model_folder(config.train.init_from or "")
+    family = family_of(folder)
+    half = {"no": torch.float32, "fp16": torch.float16}.get(config.train.mixed_precision, torch.bfloat16)
+    dtype = half if config.lora else torch.float32
+    pipe, frozen = _pipeline(folder, dtype)
+    family.rules(pipe).check(video)
+    with META:
+        modules = learning(config, family, pipe)
+    if config.lora:
+        of_adapters = _adapter_type(dtype)
+        for module in modules.values():
+            for parameter in module.parameters():
+                if parameter.requires_grad:
+                    parameter.data = parameter.data.to(of_adapters)
+    vae: Any = frozen.get("vae")
+    latents = _latents(geometry_of(vae) if vae is not None else None, video)
+    given = None if set(modules) - set(family.denoisers(pipe)) else _condition(family, pipe, modules)
+
+    def predict(x_t: Tensor, t: Tensor) -> Tensor:
+        size = len(t)
+        if given is None:
+            condition = family.encode_text(pipe, modules, [CAPTION] * size)
+        else:
+            condition = {name: torch.empty(size, *value.shape[1:], dtype=value.dtype) for name, value in given.items()}
+        items = {"video": torch.empty(size, 3, *video)}
+        more = family.conditions(pipe, items, torch.empty_like(x_t), [torch.Generator()] * size)
+        return family.predict(pipe, modules, x_t, t, {**condition, **more})
+
+    ours = isinstance(family, NativeFamily)
+    embedded = () if ours else tuple(name for name in frozen if name.startswith("text_encoder"))
+    facts = Facts(modules, predict, video, latents, family.rules(pipe), frozen, embedded, vae)
+    if vae is not None:
+        facts.encode = lambda: family.encode_video(pipe, torch.empty(1, 3, *video)).mean
+        facts.decode = lambda: _decoded(pipe, torch.empty(1, *latents, dtype=vae.dtype))
+    return facts
+
+
+def _latents(geometry: Geometry | None, video: Bucket) -> tuple[int, int, int, int]:
+    frames, height, width = geometry.latent_shape(video) if geometry else video
+    return geometry.channels if geometry else 3, frames, height, width
+
+
+def _pipeline(folder: Path, dtype: torch.dtype) -> tuple[Any, dict[str, nn.Module]]:
+    """A pipeline without weights, that says it is on the CPU, and those of its parts that never train.
+
+    Its text encoders answer zeros.
+    """
+    import diffusers
+
+    from .. import pipelines
+
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    components: dict[str, Any] = {}
+    frozen: dict[str, nn.Module] = {}
+    for name, value in index.items():
+        if not isinstance(value, list):
+            continue
+        library, kind = value
+        if kind is None:
+            components[name] = None
+            continue
+        components[name] = part = _on_meta(folder / name, library, kind)
+        if not isinstance(part, nn.Module):
+            continue
+        in_float: list[str] = getattr(part, "_keep_in_fp32_modules", None) or []
+        nn.Module.to(part, dtype)  # without diffusers' warning about what is done in the next lines
+        for key, parameter in part.named_parameters():
+            if any(kept in key.split(".") for kept in in_float):
+                parameter.data = parameter.data.float()
+        if library == "transformers" or name == "vae":
+            frozen[name] = part
+        if library == "transformers" and "text" in name:
+            components[name] = _Zeros(part.config, dtype)
+    kind = getattr(pipelines if hasattr(pipelines, index["_class_name"]) else diffusers, index["_class_name"])
+    here = type(kind.__name__, (kind,), {"device": property(lambda self: CPU)})
+    known = inspect.signature(kind.__init__).parameters
+    values = {name: value for name, value in index.items() if name in known and name not in components}
+    pipe = here(**components, **values)
+    pipe.source = folder
+    return pipe, frozen
+
+
+class _Zeros:
+    """Stands where a pipeline expects its text encoder: embeddings of the right shape, at once."""
+
+    def __init__(self, config: Any, dtype: torch.dtype) -> None:
+        self.config, self.dtype, self.device = config, dtype, CPU
+
+    def __call__(self, input_ids: Tensor, *_: Any, **__: Any) -> BaseModelOutputWithPooling:
+        config = getattr(self.config, "text_config", self.config)
+        width = getattr(config, "d_model", None) or config.hidden_size
+        layers = getattr(config, "num_hidden_layers", None) or getattr(config, "num_layers", 1)
+        hidden: Any = torch.zeros(*input_ids.shape, width, dtype=self.dtype)
+        return BaseModelOutputWithPooling(hidden, hidden[:, 0], (hidden,) * (layers + 1))
+
+
+def _condition(family: Family, pipe: Any, modules: dict[str, nn.Module]) -> dict[str, Tensor]:
+    """What the denoiser is told of one caption."""
+    return family.encode_text(pipe, modules, [CAPTION])
+
+
+def _adapter_type(dtype: torch.dtype) -> torch.dtype:
+    """The type of an adapter's weights on a layer of this type; peft does not say it on the meta device."""
+    layer = nn.Sequential(nn.Linear(1, 1, dtype=dtype))
+    lora.add({"probe": layer}, ["0"], rank=1)
+    return next(parameter.dtype for parameter in layer.parameters() if parameter.requires_grad)
+
+
+def _decoded(pipe: Any, latents: Tensor) -> Any:
+    """As the pipeline decodes: some give an image autoencoder all frames at once."""
+    own = getattr(pipe, "decode_latents", None)
+    if own and geometry_of(pipe.vae).kind == IMAGE and len(inspect.signature(own).parameters) == 1:
+        return own(latents)
+    return decode(pipe.vae, latents)
+
+
+def _on_meta(folder: Path, library: str, kind: str) -> Any:
+    """A part of a model folder, a module without its weights; what is no module is opened as it is.
+
+    Raises:
+        ModelError: its config.json cannot be read, or names a class of another library.
+    """
+    import transformers
+
+    if library not in ("diffusers", "transformers") and not library.startswith("text2video."):
+        raise ModelError(f"The part in {str(folder)!r} is of {library}, a library that is not known here.")
+    found = getattr(import_module(library), kind)
+    if not issubclass(found, nn.Module):
+        return found.from_pretrained(folder, local_files_only=True)
+    with META:
+        if issubclass(found, transformers.PreTrainedModel):
+            return _transformers(AutoConfig.from_pretrained(folder), kind).eval()
+        part: Any = found
+        return part.from_config(part.load_config(folder)).eval().requires_grad_(False)
+
+
+def _transformers(config: Any, kind: str = "") -> nn.Module:
+    import transformers
+
+    kinds = {"clip": "CLIPTextModel", "t5": "T5EncoderModel", "umt5": "UMT5EncoderModel"}
+    found = getattr(transformers, kind or kinds.get(config.model_type, "CLIPTextModel"))
+    inner = config.text_config if config.model_type == "clip" and not kind else config
+    return found(inner).requires_grad_(False)
+
+
+def size_of(tensors: Any) -> int:
+    """Bytes of tensors, or of modules' weights and buffers."""
+    flat: dict[int, Tensor] = {}
+    for each in tensors:
+        found = [each] if isinstance(each, Tensor) else [*each.parameters(), *each.buffers()]
+        flat |= {id(tensor): tensor for tensor in found}
+    return sum(math.prod(tensor.shape) * tensor.element_size() for tensor in flat.values())
