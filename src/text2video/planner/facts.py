@@ -237,6 +237,10 @@ class _Zeros:
     def __init__(self, config: Any, dtype: torch.dtype) -> None:
         self.config, self.dtype, self.device = config, dtype, CPU
 
+    def modules(self) -> list[nn.Module]:
+        """None: it is looked through for the hooks of offloading."""
+        return []
+
     def __call__(self, input_ids: Tensor, *_: Any, **__: Any) -> BaseModelOutputWithPooling:
         config = getattr(self.config, "text_config", self.config)
         width = getattr(config, "d_model", None) or config.hidden_size
