@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from datetime import timedelta
 from functools import partial
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +20,17 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, broadcast_object_list
-from PIL import Image
 from torch import Tensor, nn
 
-from .. import video
 from ..config import RunConfig
-from ..data.dataset import to_float
 from ..diffusion.objectives import Batch
 from ..errors import Text2VideoError, TrainingError, UsageError
 from ..families import lora
 from ..families.base import choose_device, model_folder
 from ..families.precision import cast_layers
-from ..generation import Settings, file_names, generate, to_uint8
-from ..pipelines import completed
 from .build import HALF, build, choose_precision, has_compiler, learning, open_base, shape_rules, steps_in_all
 from .checkpoint import Checkpoints, write_text, write_whole
-from .data import RunData, batches, bucket_notes, collate, encoded, open_data, sampler_of
+from .data import RunData, batches, bucket_notes, encoded, open_data, sampler_of
 from .draws import draw, draw_latents, generator
 from .ema import EMA
 from .embedding import embed_ahead
@@ -45,6 +39,7 @@ from .optim import learning_rate, make_optimizer
 from .recompute import recompute
 from .rehearsal import rehearse
 from .tracking import NotANumber, Tracker, best_so_far, tracker_names
+from .watching import sample_videos, validation_loss
 
 logger = logging.getLogger("text2video")
 
@@ -268,7 +263,7 @@ class Trainer:
             if done % train.eval_steps == 0 or last:
                 self.validate(tracker, done)
             if preview.sample_steps and (done % preview.sample_steps == 0 or last):
-                self.preview(tracker, done)
+                sample_videos(self, tracker, done)
             if done % train.save_steps == 0 or last or stop or self.is_best(done):
                 self.save(tracker, done)
             if stop and not last:
@@ -340,41 +335,14 @@ class Trainer:
 
     # --- between steps ------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
     def validate(self, tracker: Tracker, step: int) -> None:
-        """The loss of the averaged weights on clips kept apart, on the same noise and levels every time."""
-        val = self.data.val
-        if val is None:
+        """Log the validation loss, and note the lowest."""
+        loss = validation_loss(self)
+        if loss is None:
             return
-        samples, size = self.config.train.val_samples, self.config.train.batch_size
-        player, total = next(iter(self.optimizers)), torch.zeros(())
-        predict = partial(self.family.predict, self.pipe, self.parts)
-        # under an adapter the frozen weights are held in half precision, which needs mixed precision here too
-        with self.averaged(), self.accelerator.autocast() if self.config.lora else nullcontext():
-            for first in range(self.rank * size, samples, self.world * size):
-                rows = range(first, min(first + size, samples))
-                for _, group in groupby(rows, lambda row: val.shape(row % len(val))):
-                    batch = self.val_batch(list(group))
-                    total += self.objective.loss(predict, batch, player).cpu() * len(batch.x_0) / samples
-        loss = self.sum(total)
         tracker.validation(step, loss)
         if loss < self.best_loss:
             self.best_loss, self.best_step = loss, step
-
-    def val_batch(self, rows: list[int]) -> Batch:
-        """Some samples of the validation loss: row -> clip, noise and level, the same in every validation."""
-        val: Any = self.data.val
-        device = self.accelerator.device
-        items = collate([val[row % len(val)] for row in rows])
-        latents = encoded(self.family, self.pipe, items, device)
-        x_0 = draw_latents(latents, [(self.config.seed, 31, row) for row in rows])
-        noise = torch.stack([torch.randn(x_0.shape[1:], generator=generator(self.config.seed, 30, r)) for r in rows])
-        # multiples of the golden ratio: any few of them lie evenly in (0, 1)
-        u = torch.tensor([(0.5 + row * 0.6180339887) % 1 for row in rows]).clamp(1e-6, 1 - 1e-6)
-        text = self.family.encode_text(self.pipe, self.parts, items["captions"])
-        generators = [generator(self.config.seed, 32, row) for row in rows]
-        conditions = self.family.conditions(self.pipe, items, x_0, generators)
-        return Batch(x_0, noise.to(device), u.to(device), {**text, **conditions})
 
     def is_best(self, step: int) -> bool:
         """Whether the validation loss after this step was the lowest so far."""
@@ -409,37 +377,6 @@ class Trainer:
             else:
                 train = self.config.train
                 lora.save(folder, self.parts, model_folder(train.init_from or ""), train.parts)
-
-    def preview(self, tracker: Tracker, step: int) -> None:
-        """Sample videos from the averaged weights, by the path that `generate` takes; shared among processes.
-
-        A model that has to be given a first frame gets those of the clips.
-        """
-        preview = self.config.preview
-        source = self.data.val or self.data.train
-        prompts = preview.sample_prompts or [
-            source[index]["caption"] for index in range(min(len(source), preview.num_samples))
-        ]
-        begin = "text-to-video" not in self.family.tasks(self.pipe)
-        if begin and "video" not in source[0]:
-            return logger.warning("No sample videos: they begin with a picture, and prepared data has none.")
-        folder = self.config.output_dir / "samples" / f"{step:06d}"
-        # Ancestral DDPM walks 1000 steps when not told otherwise: too long to wait for between two steps of training.
-        usual = preview.num_inference_steps or self.family.defaults(self.pipe).num_inference_steps
-        steps = min(usual, preview.max_preview_steps)
-        clips = []
-        folder.mkdir(parents=True, exist_ok=True)
-        for index in range(self.rank, len(prompts), self.world):
-            name = f"{index:02d}-{file_names([prompts[index]])[0]}"
-            image = (folder / name).with_suffix(".png") if begin else None
-            if image:
-                Image.fromarray(to_uint8(to_float(source[index % len(source)]["video"]))[0]).save(image)
-            settings = Settings(seed=self.config.seed + index, num_inference_steps=steps, image=image)
-            with self.averaged(), completed(self.pipe):
-                (result,) = generate(self.family, self.pipe, [prompts[index]], settings, str(self.final))
-            video.write(folder / name, result.frames, result.fps, metadata=result.metadata())
-            clips.append(result.frames)
-        tracker.videos(step, clips, prompts[self.rank :: self.world])
 
     def agree(self, flag: bool) -> bool:
         """Whether any process raised the flag."""
