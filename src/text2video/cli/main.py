@@ -58,6 +58,7 @@ def make_app() -> App:
 
 def run(tokens: Sequence[str] | None = None) -> int:
     """Run a command line; its exit code: 0 done, 1 failed, 2 wrong usage, 130 stopped by Ctrl-C."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # what it warns of on import is no user's doing
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # pyright: ignore - a console that lacks a letter shows ?

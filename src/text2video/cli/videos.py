@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from diffusers.utils.logging import disable_progress_bar
 
 from .. import video
 from ..families.base import Opening, choose_device, choose_dtype, model_folder, open_model
@@ -39,7 +38,6 @@ class Videos:
         extras: dict[str, bool],
         batch_size: int,
     ):
-        disable_progress_bar()  # of loading, which takes no time
         self.model = model_folder(model)
         self.family, self.pipe = open_model(self.model, choose_device(device), choose_dtype(dtype), opening)
         self.folder, self.file, self.extras, self.batch_size = folder, file, extras, batch_size

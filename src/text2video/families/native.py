@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from diffusers.utils import logging
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer
 
@@ -111,7 +112,11 @@ class NativeFamily:
         if opening.parts or opening.variant:
             raise UsageError("A model trained here takes no --variant and no further parts: leave them out.")
         left = on_disk(path) if trainable_only else {}
-        pipe = TextToVideoPipeline.from_pretrained(path, dtype=dtype, **dict.fromkeys(left))
+        logging.disable_progress_bar()  # of loading, which takes no time
+        try:
+            pipe = TextToVideoPipeline.from_pretrained(path, dtype=dtype, **dict.fromkeys(left))
+        finally:
+            logging.enable_progress_bar()
         leave_on_disk(pipe, left)
         return placed(pipe, device, opening.offload)
 
