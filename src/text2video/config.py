@@ -73,6 +73,18 @@ class DataConfig(_Section):
         names = ("data_dir", "caption_file", "data_root", "dataset_file", "caption_column", "video_column", "layout")
         return {name: getattr(self, name) for name in names}
 
+    def require(self) -> None:
+        """Whether any data is named.
+
+        Raises:
+            UsageError: none is.
+        """
+        if not (self.shapes or self.load_tensors or self.data_dir or self.data_root or self.dataset_file):
+            raise UsageError(
+                "No data was named. Give --data_dir, --data_root, --dataset_file or --load_tensors; --shapes tries the "
+                "demo world."
+            )
+
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) in pixels."""

@@ -9,6 +9,9 @@ from ruamel.yaml import YAML
 from text2video.config import RunConfig, flag_names
 from text2video.errors import TrainingError
 
+# so small that no plan is said
+SMALL = ("--model_channels", "16", "--frame_size", "16", "--num_frames", "4", "--text_width", "32", "--batch_size", "1")
+
 
 def test_help_names_every_option_once_with_its_default(command):
     code, out, _ = command("train", "-h")
@@ -123,23 +126,23 @@ def test_resume_goes_on_with_the_runs_own_configuration(command, tiny, tmp_path,
 
 
 def test_an_interrupted_run_says_how_to_go_on(command, tmp_path, monkeypatch):
-    def interrupted(config, resume, on_checked):
+    def interrupted(config, resume, *reports):
         config.output_dir.mkdir()
         (config.output_dir / "run.yaml").touch()
         raise KeyboardInterrupt
 
     monkeypatch.setattr("text2video.training.trainer.train", interrupted)
-    code, _, err = command("train", "--shapes", "--output_dir", "x")
+    code, _, err = command("train", "--shapes", "--output_dir", "x", *SMALL)
     assert code == 130
     assert err.splitlines() == ["The run goes on with: text2video train --resume --output_dir x", "stopped"]
 
 
 def test_a_failed_run_says_why_once(command, monkeypatch):
-    def failing(config, resume, on_checked):
+    def failing(config, resume, *reports):
         logging.getLogger("text2video").warning("odd")
         logging.getLogger("text2video").error("The disk is full")
         raise TrainingError("The disk is full")
 
     monkeypatch.setattr("text2video.training.trainer.train", failing)
-    code, _, err = command("train", "--shapes")
+    code, _, err = command("train", "--shapes", *SMALL)
     assert (code, err.splitlines()) == (1, ["odd", "error: The disk is full"])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from contract import (
+    aligned,
     asks_as_diffusers,
     equals_diffusers,
     full_training_works,
@@ -90,7 +91,7 @@ def hunyuan_image(folder: Path) -> None:
 def plain(folder: Path, generator: torch.Generator, adapter: Path | None = None, **given) -> torch.Tensor:
     import diffusers
 
-    pipe = diffusers.DiffusionPipeline.from_pretrained(folder)
+    pipe = aligned(diffusers.DiffusionPipeline.from_pretrained(folder))
     pipe.guider = pipe.guider.new(guidance_scale=3.0)
     if adapter:  # its pipelines have no loader of adapters, its transformer has
         pipe.transformer.load_lora_adapter(adapter / FILE)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from checkpoints import clip_text, image_vae
-from contract import equals_diffusers, full_training_works, lands_on_x_0, lora_training_works, opened, trained
+from contract import aligned, equals_diffusers, full_training_works, lands_on_x_0, lora_training_works, opened, trained
 
 from text2video import video
 from text2video.errors import ModelError, UsageError
@@ -43,7 +43,7 @@ def modelscope(folder: Path) -> None:
 def bare(folder: Path, generator: torch.Generator, adapter: Path | None = None) -> torch.Tensor:
     from diffusers import TextToVideoSDPipeline
 
-    pipe = TextToVideoSDPipeline.from_pretrained(folder)
+    pipe = aligned(TextToVideoSDPipeline.from_pretrained(folder))
     if adapter:
         pipe.load_lora_weights(adapter)
     call = {"num_frames": 4, "height": 16, "width": 16, "num_inference_steps": 3, "guidance_scale": 3.0}
@@ -63,7 +63,7 @@ def test_video_to_video_equals_diffusers(made, few_clips):
 
     def plain(generator: torch.Generator) -> torch.Tensor:
         frames = [Image.fromarray(f) for f in video.sample(clip, 4, fps=8.0, height=16, width=16).frames]
-        pipe = VideoToVideoSDPipeline.from_pretrained(folder)
+        pipe = aligned(VideoToVideoSDPipeline.from_pretrained(folder))
         return pipe(
             "a red circle", frames, strength=0.7, num_inference_steps=5, guidance_scale=3.0, generator=generator,
             output_type="pt",

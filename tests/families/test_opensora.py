@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import t5_text
-from contract import Oracle, equals_diffusers, full_training_works, lora_training_works, opened, trained
+from contract import Oracle, aligned, equals_diffusers, full_training_works, lora_training_works, opened, trained
 from opensora_parts import published_transformer, published_vae, recorded, some, tiny_transformer, tiny_vae, wave
 from PIL import Image
 
@@ -89,7 +89,7 @@ def test_timesteps_move_with_the_size_as_published(monkeypatch, frames, name):
 
 
 def bare(folder: Path, generator: torch.Generator, image: Image.Image | None = None) -> torch.Tensor:
-    pipe = OpenSoraPipeline.from_pretrained(folder)
+    pipe = aligned(OpenSoraPipeline.from_pretrained(folder))
     pipe.vae.requires_grad_(False)  # a CPU's convolutions of weights that may learn differ by 3e-6
     call = {"num_frames": 17, "height": 16, "width": 16, "num_inference_steps": 3, "guidance_scale": 3.0}
     return pipe("a red circle", image, **call, generator=generator, output_type="pt").frames[0]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from checkpoints import clip_text, image_vae
 from contract import (
+    aligned,
     equals_diffusers,
     full_training_works,
     lands_on_x_0,
@@ -124,7 +125,7 @@ def starting(picture: Path, **more) -> Settings:
 def bare(folder: Path, image: Image.Image, generator: torch.Generator, **more) -> torch.Tensor:
     from diffusers import StableVideoDiffusionPipeline
 
-    pipe = StableVideoDiffusionPipeline.from_pretrained(folder)
+    pipe = aligned(StableVideoDiffusionPipeline.from_pretrained(folder))
     more = {"max_guidance_scale": 2.0, "decode_chunk_size": 8, **more}
     return pipe(image, **CALL, **more, generator=generator, output_type="pt").frames[0]
 

@@ -11,6 +11,7 @@ import torch
 from checkpoints import t5_text
 from contract import (
     CPU,
+    aligned,
     asks_as_diffusers,
     equals_diffusers,
     full_training_works,
@@ -116,7 +117,7 @@ def wan22_small(folder: Path) -> None:
 def plain(kind: str, folder: Path, generator: torch.Generator, adapter: Path | None = None, **call) -> torch.Tensor:
     import diffusers
 
-    pipe = getattr(diffusers, kind).from_pretrained(folder)
+    pipe = aligned(getattr(diffusers, kind).from_pretrained(folder))
     if adapter:
         pipe.load_lora_weights(adapter)
         if getattr(pipe, "transformer_2", None):  # diffusers has no word for both in one file
@@ -167,7 +168,7 @@ def test_video_to_video_equals_diffusers(made, few_clips):
         import diffusers
 
         frames = [Image.fromarray(f) for f in video.sample(clip, 5, fps=16.0, height=16, width=16).frames]
-        pipe = diffusers.WanVideoToVideoPipeline.from_pretrained(folder)
+        pipe = aligned(diffusers.WanVideoToVideoPipeline.from_pretrained(folder))
         call = {name: value for name, value in CALL.items() if name != "num_frames"}
         return pipe(frames, "a red circle", strength=0.7, generator=generator, output_type="pt", **call).frames[0]
 

@@ -20,7 +20,7 @@ from ..data.clips import Clip, split
 from ..data.dataset import TextVideoDataset, to_float
 from ..data.layouts import read_layout
 from ..data.shapes import ShapesDataset
-from ..errors import DataError, UsageError
+from ..errors import DataError
 from ..families.base import Family
 from ..families.imports import construct, import_class
 from ..models.codecs import Latents
@@ -54,6 +54,7 @@ def open_data(
         DataError: nothing usable was found.
         UsageError: no data was named, or the rules forbid a shape.
     """
+    config.require()
     if config.load_tensors is not None:
         return open_prepared(config, config.load_tensors, seed, rules)
     if config.shapes is not None:
@@ -67,11 +68,6 @@ def open_data(
         captions = [train.caption(index) for index in range(min(len(train), 2000))]
         notes = [f"{world.clips} clips of the demo world, drawn as they are needed"]
         return RunData(train, val, captions, notes, config.shape)
-    if not (config.data_dir or config.data_root or config.dataset_file):
-        raise UsageError(
-            "No data was named. Give --data_dir, --data_root, --dataset_file or --load_tensors; --shapes tries the "
-            "demo world."
-        )
     manifest = read_layout(**config.source)
     if config.max_samples:
         manifest.clips[config.max_samples :] = []
