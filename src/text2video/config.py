@@ -261,7 +261,7 @@ class RunConfig(_Section):
     preset: str | None = Field(
         None, description="values that all others are laid over: finetune, lora, lora-12gb, lora-24gb, or a YAML file"
     )
-    seed: int = Field(0, ge=0, description="everything random follows from it")
+    seed: int = Field(0, ge=0, lt=2**62, description="everything random follows from it")
     data: DataConfig = DataConfig()  # pyright: ignore[reportCallIssue]
     model: ModelConfig = ModelConfig()  # pyright: ignore[reportCallIssue]
     text: TextConfig = TextConfig()  # pyright: ignore[reportCallIssue]
@@ -307,11 +307,12 @@ class RunConfig(_Section):
     def build(cls, values: Mapping[str, Any], overrides: Sequence[str] = ()) -> "RunConfig":
         """A configuration from nested values, with command-line tokens laid over them, and a preset below them."""
         flags = parse_flags(overrides)
-        if names_a_model(overrides) and "preset" not in values:
+        if names_a_model(overrides) and "preset" not in values and not made_here(flags["train.init_from"]):
             flags.setdefault("preset", "finetune")
         preset = flags.get("preset", values.get("preset"))
         below: dict[str, Any] = read_yaml(preset_file(str(preset))) if preset else {}
-        return validated(merged(over(below, values), flags))
+        # what it says is in the values from now on: a run does not change with a file beside it
+        return validated(merged(over(below, values), flags) | {"preset": None})
 
     def to_yaml(self) -> str:
         """The whole configuration as YAML; `RunConfig.load` of it gives an equal configuration."""
@@ -412,8 +413,17 @@ def parse_flags(tokens: Sequence[str]) -> dict[str, Any]:
 
 
 def names_a_model(tokens: Sequence[str]) -> bool:
-    """Whether --model is among the flags: what it names is fine-tuned, unless a preset says otherwise."""
+    """Whether --model is among the flags: if what it names is pretrained, it is fine-tuned by a preset."""
     return any(token.partition("=")[0] in ("--model", "--model_path", "--model-path") for token in tokens)
+
+
+def made_here(model: Any) -> bool:
+    """Whether a model was trained by this package from nothing: it goes on as it was, by no preset."""
+    for folder in (Path(str(model)), Path(str(model)) / "final", Path(str(model)).parent):
+        index = folder / "model_index.json"
+        if index.is_file():
+            return '"TextToVideoPipeline"' in index.read_text(encoding="utf-8", errors="replace")
+    return False
 
 
 def preset_file(name: str) -> Path:

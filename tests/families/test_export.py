@@ -1,5 +1,7 @@
 """Adapters for other tools: each form does what the adapter does, and what matches or changes nothing is refused."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -86,3 +88,31 @@ def test_the_verbs_say_what_they_found(adapter, tmp_path, capsys):
     assert "ali-vilab/text-to-video-ms-1.7b" in capsys.readouterr().out
     assert run(["generate", "--model", "text-to-video-ms-1.7b", "--prompts", "a"]) == 1
     assert "hf download ali-vilab/text-to-video-ms-1.7b" in capsys.readouterr().err
+
+
+def test_a_dora_adapter_merges_to_what_it_does(made, few_clips, tmp_path):
+    final = trained(made(modelscope), few_clips, tmp_path / "run", "--lora", "--dora", "--rank", "4", *FLAGS)
+    (result,) = export(final, "merged", tmp_path / "whole")
+    assert result.difference < 1e-3
+    assert np.abs(frames(tmp_path / "whole").astype(int) - frames(final)).max() <= 1
+    (file,) = export(final, "diffusers", tmp_path / "file")
+    assert file.difference < 1e-3
+
+
+def test_what_is_not_right_leaves_nothing_behind(adapter, tmp_path, monkeypatch):
+    monkeypatch.setattr("text2video.families.export.deltas", lambda parts: {str(id(parts)): torch.ones(2, 2)})
+    with pytest.raises(ModelError, match="is missing"):
+        export(adapter, "diffusers", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_adapter_inside_a_model_s_folder_and_a_run_there_are_found(adapter, made, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(made(modelscope), folder)
+    (folder / "own").mkdir()
+    shutil.copy(adapter / lora.FILE, folder / "own")
+    assert np.array_equal(frames(folder, lora=[folder / "own"]), frames(adapter))
+    family, pipe = opened(folder)
+    family.save(pipe, folder / "runs" / "saved")
+    assert not (folder / "runs" / "saved" / "runs").exists()
+    assert np.array_equal(frames(folder / "runs" / "saved"), frames(made(modelscope)))

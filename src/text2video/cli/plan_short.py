@@ -22,8 +22,8 @@ def announce(config: RunConfig) -> None:
         return
     try:
         _announce(config)
-    except Text2VideoError as error:  # the run itself will say it, or fetch what is missing
-        logger.info("The memory of this run could not be planned: %s", error)
+    except Text2VideoError:  # the run itself will say it, or fetch what is missing
+        return
     except Exception as error:  # whatever a model does that tensors without contents cannot follow
         reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'}"
         logger.info("The memory of this run could not be planned, as its model could not be traced (%s).", reason)

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 from cyclopts.types import NonNegativeInt, PositiveFloat, PositiveInt
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Sampling:
     last_image: Path | None = None
     video: Path | None = None
     strength: PositiveFloat | None = None
-    seed: NonNegativeInt = 0
+    seed: Annotated[int, Parameter(validator=validators.Number(gte=0, lt=2**62))] = 0
     num_videos_per_prompt: PositiveInt = 1
 
 

@@ -353,7 +353,8 @@ def open_model(
         if isinstance(part := getattr(pipe, name, None), nn.Module):
             modules[name] = part
     for number, adapter in enumerate(adapters):
-        file = adapter if adapter.is_file() else model_folder(adapter)
+        own = adapter.is_file() or (adapter / lora.FILE).is_file()
+        file = adapter if own else model_folder(adapter)
         lora.apply(modules, lora.read(file, pipe), f"lora{number}")
     if opening.layerwise_casting:
         cast_layers(family.denoisers(pipe).values(), dtype or own_dtype(family, device))

@@ -56,14 +56,18 @@ def export(adapter: Path, form: str, output: Path) -> list[Exported]:
     family, pipe = open_model(folder, torch.device("cpu"), torch.float32)
     wanted, opening = deltas(family.denoisers(pipe)), Opening(parts=lora.parts_of(folder))
     output.mkdir(parents=True, exist_ok=True)
-    if form == "merged":
-        return [merged(family, pipe, base, opening, output, wanted)]
-    if form == "diffusers":
-        files = [output / lora.FILE]
-        shutil.copyfile(folder / lora.FILE, files[0])
-    else:
-        files = comfyui(family, lora.read(folder, pipe), output)
-    return [read_back(base, opening, file, wanted, family) for file in files]
+    try:
+        if form == "merged":
+            return [merged(family, pipe, base, opening, output, wanted)]
+        if form == "diffusers":
+            files = [output / lora.FILE]
+            shutil.copyfile(folder / lora.FILE, files[0])
+        else:
+            files = comfyui(family, lora.read(folder, pipe), output)
+        return [read_back(base, opening, file, wanted, family) for file in files]
+    except BaseException:  # nothing stays that was not found right
+        shutil.rmtree(output, ignore_errors=True)
+        raise
 
 
 def comfyui(family: Family, adapter: lora.Adapter, output: Path) -> list[Path]:
@@ -150,7 +154,7 @@ def deltas(parts: dict[str, nn.Module]) -> dict[str, Tensor]:
     from peft.tuners.lora import LoraLayer
 
     return {
-        f"{component}.{name}": sum(layer.get_delta_weight(one).detach() for one in layer.active_adapters)  # pyright: ignore
+        f"{component}.{name}": lora.delta(layer)
         for component, module in parts.items()
         for name, layer in module.named_modules()
         if isinstance(layer, LoraLayer)

@@ -69,11 +69,12 @@ class Frozen:
             family = family_of(self.model)
             words = [name for name in family.frozen if name.startswith("text_encoder")]
             pictures = [name for name in family.frozen if name not in words]
+            told = _configurations(self.model, family.denoiser_names)  # how many tokens, what of pictures
             return {
                 "codec": f"{family.name}'s",
-                "codec_content": _contents(self.model, pictures),
+                "codec_content": mark(_contents(self.model, pictures), told),
                 "text_encoder": f"{family.name}'s",
-                "text_encoder_content": _contents(self.model, words),
+                "text_encoder_content": mark(_contents(self.model, words), told),
             }
         geometry = self.geometry
         return {
@@ -95,6 +96,13 @@ def on_disk(folder: Path) -> dict[str, Path]:
 def _is_ours(folder: Path) -> bool:
     """Whether a text encoder is the built-in one of a finished model, which goes on learning."""
     return (folder / "text_encoder").is_dir() and "text_encoder" not in on_disk(folder)
+
+
+def _configurations(model: Path, names: Sequence[str]) -> str:
+    """What denoisers are, without what each saving writes anew, such as a version."""
+    files = [model / name / "config.json" for name in names]
+    found = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
+    return json.dumps([{key: own[key] for key in sorted(own) if not key.startswith("_")} for own in found])
 
 
 def _contents(model: Path, names: Sequence[str]) -> str:

@@ -85,9 +85,7 @@ def add(
             inject_adapter_in_model(config, module, adapter_name=NAME)
         except ValueError as error:
             raise UsageError(f"No adapter can be added to {name}: {error} Name other layers by --targets.") from None
-        for parameter in module.parameters():
-            if parameter.requires_grad:  # in bf16, small steps would be lost
-                parameter.data = parameter.data.float()
+        _hold_in_float32(module, NAME)
 
 
 def weights(modules: Mapping[str, nn.Module], name: str = NAME) -> dict[str, Tensor]:
@@ -229,6 +227,7 @@ def apply(modules: Mapping[str, nn.Module], adapter: Adapter, name: str) -> Appl
         config = known or get_peft_kwargs(ranks, _within(component, adapter.alphas), own)
         try:
             inject_adapter_in_model(LoraConfig(**config), module, adapter_name=name, state_dict=own)
+            _hold_in_float32(module, name)
             set_peft_model_state_dict(module, own, adapter_name=name)
         except (RuntimeError, ValueError, TypeError) as error:
             reason = str(error).splitlines()[0]
@@ -251,6 +250,13 @@ def apply(modules: Mapping[str, nn.Module], adapter: Adapter, name: str) -> Appl
     return result
 
 
+def _hold_in_float32(module: nn.Module, name: str) -> None:
+    """In bf16 small steps of training would be lost, and a video differ from those that training showed."""
+    for key, parameter in module.named_parameters():
+        if ".lora_" in key and f".{name}" in key:
+            parameter.data = parameter.data.float()
+
+
 def set_active(module: nn.Module) -> None:
     """Has all adapters of a module at work, not the last one alone."""
     from peft.tuners.tuners_utils import BaseTunerLayer
@@ -267,8 +273,26 @@ def changes(modules: Iterable[nn.Module], name: str = NAME) -> Iterable[float]:
     for module in modules:
         for layer in module.modules():
             if isinstance(layer, LoraLayer) and name in layer.lora_A:
-                delta: Any = layer.get_delta_weight(name)  # pyright: ignore[reportCallIssue]
-                yield float(delta.float().norm() / layer.get_base_layer().weight.float().norm().clamp(min=1e-12))  # pyright: ignore
+                weight: Any = layer.get_base_layer().weight
+                yield float(delta(layer, [name]).norm() / weight.float().norm().clamp(min=1e-12))
+
+
+def delta(layer: Any, names: Sequence[str] | None = None) -> Tensor:
+    """What adapters add to a layer's weights, float32, by peft's own merging; None: those that are at work.
+
+    Of DoRA that is more than the product of the two matrices: it turns rows and gives them another length.
+    """
+    weight = layer.get_base_layer().weight
+    kept = weight.data
+    weight.data = kept.float()  # peft adds in place
+    if weight.data is kept or weight.data.data_ptr() == kept.data_ptr():
+        weight.data = kept.clone()
+    try:
+        layer.merge(adapter_names=names)
+        return weight.data - kept.float()
+    finally:
+        weight.data = kept
+        layer.merged_adapters.clear()
 
 
 def _within(component: str, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -191,9 +191,11 @@ class PretrainedFamily:
     def save(self, pipe: Any, folder: Path) -> None:
         """The denoisers' weights, and links to all that did not change."""
         learned = self.trainable(pipe)
-        shutil.copytree(
-            pipe.source, folder, copy_function=link, ignore=shutil.ignore_patterns(*learned), dirs_exist_ok=True
-        )
+        folder.mkdir(parents=True, exist_ok=True)
+        link(str(pipe.source / "model_index.json"), str(folder / "model_index.json"))
+        for name, kind in self.index(pipe.source).items():  # what else lies in the model's folder is not the model
+            if isinstance(kind, list) and name not in learned and (pipe.source / name).is_dir():
+                shutil.copytree(pipe.source / name, folder / name, copy_function=link)
         for name, module in learned.items():
             module.save_pretrained(folder / name, safe_serialization=True)  # pyright: ignore[reportCallIssue]
 
