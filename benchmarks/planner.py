@@ -60,9 +60,9 @@ CASES: dict[str, str | tuple[str, dict[str, Any]]] = {
     "ModelScope, LoRA, bf16": ("modelscope", {"flags": "--preset lora --mixed_precision bf16 --num_frames 24"}),
     "CogVideoX, LoRA": ("cogvideox", {"lora": True}),
     "CogVideoX, all weights, bf16": ("cogvideox", {"autocast": True}),
-    "Wan, all weights": ("wan", {}),
-    "Wan, checkpointing": ("wan", {"checkpointing": True, "size": 2}),
-    "Wan, LoRA, bf16": ("wan", {"lora": True, "autocast": True}),
+    "Wan, all weights": ("wan", {"size": 2}),
+    "Wan, checkpointing": ("wan", {"checkpointing": True, "size": 5}),
+    "Wan, LoRA, bf16": ("wan", {"lora": True, "autocast": True, "size": 3}),
 }
 
 
@@ -147,7 +147,7 @@ def loop(kind: str, lora: bool = False, checkpointing: bool = False, autocast: b
                 parameter.data = parameter.data.to(dtype)
         return model
 
-    channels, frames, height, width = (16, 5, 60, 90) if kind == "cogvideox" else (16, 5, 60, 104)
+    channels, frames, height, width = (16, 5, 60, 90) if kind == "cogvideox" else (16, 2, 60, 104)
 
     def predicting(model: Any) -> Any:
         def predict(x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
