@@ -4,7 +4,8 @@
 
 Each case is a run of two steps by the trainer, or by a plain loop over a random model of diffusers, in a process of its
 own, forked after the imports and a tiny run that loads what is imported late. What the process has then is taken from
-the most that it ever has; the planner predicts the rest from shapes alone. Cases that are not named keep their result. The C library is told to give freed blocks
+the most that it ever has; the planner predicts the rest from shapes alone. Cases that are
+not named keep their result. The C library is told to give freed blocks
 back at once (`MALLOC`): otherwise it keeps some between those in use. Linux only.
 """
 

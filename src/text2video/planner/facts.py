@@ -214,7 +214,7 @@ def _pipeline(family: Family, folder: Path, dtype: torch.dtype) -> tuple[Any, di
         if not isinstance(part, nn.Module):
             continue
         in_float: list[str] = getattr(part, "_keep_in_fp32_modules", None) or []
-        # without diffusers' warning about what is done in the next lines; some weights are made on no device but the CPU
+        # without diffusers' warning about what is done in the next lines; some weights are made on the CPU only
         nn.Module.to(part, META, dtype)
         for key, parameter in part.named_parameters():
             if any(kept in key.split(".") for kept in in_float):

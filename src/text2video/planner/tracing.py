@@ -138,7 +138,9 @@ class _Storages(TorchDispatchMode):
         for index in args[1]:
             is_mask = index is not None and index.dtype == torch.bool
             count = self._chosen(index) if is_mask else 0
-            every = [torch.empty(count, dtype=torch.long, device=META) for _ in range(index.ndim)] if is_mask else [index]
+            every = (
+                [torch.empty(count, dtype=torch.long, device=META) for _ in range(index.ndim)] if is_mask else [index]
+            )
             places += every
         return (args[0], places, *args[2:])
 
