@@ -4,7 +4,8 @@
 
 Each case is a run of two steps by the trainer, or by a plain loop over a random model of diffusers, in a process of its
 own, forked after the imports and a tiny run that loads what is imported late. What the process has then is taken from
-the most that it ever has; the planner predicts the rest from shapes alone. The C library is told to give freed blocks
+the most that it ever has; the planner predicts the rest from shapes alone. Cases that are
+not named keep their result. The C library is told to give freed blocks
 back at once (`MALLOC`): otherwise it keeps some between those in use. Linux only.
 """
 
@@ -12,7 +13,6 @@ import json
 import os
 import sys
 import tempfile
-import time
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -36,8 +36,7 @@ from text2video.sizes import Bucket
 from text2video.training.optim import make_optimizer
 from text2video.training.trainer import train
 
-TOGETHER = 5  # processes at a time
-
+LIBRARIES = ("torch", "diffusers", "transformers", "peft")
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "262144"}
 FEW = "--shapes --clips 16 --max_steps 2 --sample_steps 0 --num_workers 0 --device cpu --no_wandb --no_tensorboard"
 SMALL = "--model_channels 32 --num_frames 16 --frame_size 64 --batch_size 1 --val_fraction 0"
@@ -59,12 +58,12 @@ CASES: dict[str, str | tuple[str, dict[str, Any]]] = {
     "77M weights, AdamW": WIDE,
     "77M weights, Muon": f"{WIDE} --optimizer muon",
     "ModelScope, all weights": ("modelscope", {"flags": "--ema_decay 0 --mixed_precision no"}),
-    "ModelScope, LoRA, bf16": ("modelscope", {"flags": "--preset lora --mixed_precision bf16 --num_frames 16"}),
+    "ModelScope, LoRA, bf16": ("modelscope", {"flags": "--preset lora --mixed_precision bf16 --num_frames 24"}),
     "CogVideoX, LoRA": ("cogvideox", {"lora": True}),
     "CogVideoX, all weights, bf16": ("cogvideox", {"autocast": True}),
-    "Wan, all weights": ("wan", {}),
-    "Wan, checkpointing": ("wan", {"checkpointing": True, "size": 2}),
-    "Wan, LoRA, bf16": ("wan", {"lora": True, "autocast": True, "size": 2}),
+    "Wan, all weights": ("wan", {"size": 2}),
+    "Wan, checkpointing": ("wan", {"checkpointing": True, "size": 5}),
+    "Wan, LoRA, bf16": ("wan", {"lora": True, "autocast": True, "size": 3}),
 }
 
 
@@ -149,7 +148,7 @@ def loop(kind: str, lora: bool = False, checkpointing: bool = False, autocast: b
                 parameter.data = parameter.data.to(dtype)
         return model
 
-    channels, frames, height, width = (16, 5, 60, 90) if kind == "cogvideox" else (16, 9, 60, 104)
+    channels, frames, height, width = (16, 5, 60, 90) if kind == "cogvideox" else (16, 2, 60, 104)
 
     def predicting(model: Any) -> Any:
         def predict(x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
@@ -192,19 +191,19 @@ def main() -> None:
     torch.set_num_threads(1)
     warm_up()
     print(f"{'case':36s} predicted measured   error  phase", flush=True)
+    file = Path(__file__).parent / "results" / "planner.json"
     with tempfile.TemporaryDirectory() as folder:
-        results = {name: Path(folder) / f"{number}.json" for number, name in enumerate(chosen)}
-        fork, waiting, working = get_context("fork"), list(chosen), []
-        while waiting or working:
-            working = [process for process in working if process.is_alive()]
-            if waiting and len(working) < TOGETHER:
-                name = waiting.pop(0)
-                working.append(fork.Process(target=child, args=(name, results[name])))
-                working[-1].start()
-            time.sleep(0.2)
-        found = {name: json.loads(file.read_text()) for name, file in results.items() if file.is_file()}
-    if not sys.argv[1:]:
-        write_result("planner", {"malloc": MALLOC, "cases": found}, ("torch", "diffusers", "transformers", "peft"))
+        for name in chosen:  # one after another: together they would not fit into memory
+            result = Path(folder) / "result.json"
+            process = get_context("fork").Process(target=child, args=(name, result))
+            process.start()
+            process.join()
+            if result.is_file():
+                known = json.loads(file.read_text(encoding="utf-8"))["cases"] if file.is_file() else {}
+                known[name] = json.loads(result.read_text(encoding="utf-8"))
+                result.unlink()
+                cases = {name: known[name] for name in CASES if name in known}
+                write_result("planner", {"malloc": MALLOC, "cases": cases}, LIBRARIES)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 from transformers import AutoConfig
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -22,6 +23,7 @@ from ..families.base import Family, family_of, model_folder
 from ..families.frozen import Frozen
 from ..families.imports import construct
 from ..families.native import NativeFamily
+from ..families.pretrained import PretrainedFamily
 from ..models.codecs import IMAGE, Geometry, decode, encode, geometry_of
 from ..models.text import BuiltinTextModel, text_source
 from ..sizes import ALL, Bucket, ShapeRules, parse_all
@@ -153,7 +155,7 @@ def _pretrained(config: RunConfig, video: Bucket) -> Facts:
     family = family_of(folder)
     half = {"no": torch.float32, "fp16": torch.float16}.get(config.train.mixed_precision, torch.bfloat16)
     dtype = half if config.lora else torch.float32
-    pipe, frozen = _pipeline(folder, dtype)
+    pipe, frozen = _pipeline(family, folder, dtype)
     family.rules(pipe).check(video)
     with META:
         modules = learning(config, family, pipe)
@@ -191,16 +193,14 @@ def _latents(geometry: Geometry | None, video: Bucket) -> tuple[int, int, int, i
     return geometry.channels if geometry else 3, frames, height, width
 
 
-def _pipeline(folder: Path, dtype: torch.dtype) -> tuple[Any, dict[str, nn.Module]]:
+def _pipeline(family: Family, folder: Path, dtype: torch.dtype) -> tuple[Any, dict[str, nn.Module]]:
     """A pipeline without weights, that says it is on the CPU, and those of its parts that never train.
 
     Its text encoders answer zeros.
     """
-    import diffusers
-
     from .. import pipelines
 
-    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    index, places = _index(folder)
     components: dict[str, Any] = {}
     frozen: dict[str, nn.Module] = {}
     for name, value in index.items():
@@ -210,11 +210,12 @@ def _pipeline(folder: Path, dtype: torch.dtype) -> tuple[Any, dict[str, nn.Modul
         if kind is None:
             components[name] = None
             continue
-        components[name] = part = _on_meta(folder / name, library, kind)
+        components[name] = part = _on_meta(places.get(name, folder / name), library, kind)
         if not isinstance(part, nn.Module):
             continue
         in_float: list[str] = getattr(part, "_keep_in_fp32_modules", None) or []
-        nn.Module.to(part, dtype)  # without diffusers' warning about what is done in the next lines
+        # without diffusers' warning about what is done in the next lines; some weights are made on the CPU only
+        nn.Module.to(part, META, dtype)
         for key, parameter in part.named_parameters():
             if any(kept in key.split(".") for kept in in_float):
                 parameter.data = parameter.data.float()
@@ -222,13 +223,27 @@ def _pipeline(folder: Path, dtype: torch.dtype) -> tuple[Any, dict[str, nn.Modul
             frozen[name] = part
         if library == "transformers" and "text" in name:
             components[name] = _Zeros(part.config, dtype)
-    kind = getattr(pipelines if hasattr(pipelines, index["_class_name"]) else diffusers, index["_class_name"])
+    name = index["_class_name"]
+    kind = family.pipeline(name) if isinstance(family, PretrainedFamily) else getattr(pipelines, name)
     here = type(kind.__name__, (kind,), {"device": property(lambda self: CPU)})
     known = inspect.signature(kind.__init__).parameters
     values = {name: value for name, value in index.items() if name in known and name not in components}
+    if "scheduler" in known and "scheduler" not in components:
+        components["scheduler"] = FlowMatchEulerDiscreteScheduler()  # Open-Sora's, which is not stored
     pipe = here(**components, **values)
     pipe.source = folder
     return pipe, frozen
+
+
+def _index(folder: Path) -> tuple[dict[str, Any], dict[str, Path]]:
+    """A model's index, and the folders of those parts that lie elsewhere."""
+    file = folder / "model_index.json"
+    if file.is_file():
+        return json.loads(file.read_text(encoding="utf-8")), {}
+    from ..families.opensora import CLASSES  # it is published in parts
+    from ..families.opensora_pipeline import OpenSoraPipeline, part_folders
+
+    return {"_class_name": OpenSoraPipeline.__name__, **CLASSES}, part_folders(folder)
 
 
 class _Zeros:

@@ -12,6 +12,7 @@ from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -24,10 +25,13 @@ META, CPU = torch.device("meta"), torch.device("cpu")
 _IN_PLACE = {torch.ops.aten._fused_adamw_, torch.ops.aten._fused_adam_, torch.ops.aten._fused_sgd_}
 _DEVICE: Any = torch.Tensor.device.__get__  # pyright: ignore[reportAttributeAccessIssue] - what asks for a tensor's device
 
+_AS_NEEDED = {torch.ops.aten.nonzero, torch.ops.aten._local_scalar_dense, torch.ops.aten.index}
+_OPPOSITE = {torch.ops.aten.bitwise_not, torch.ops.aten.logical_not}
+
 # What autocast runs in the lower type; names of torch's functions.
 _LOWER = {"linear", "matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "addmm", "addbmm", "baddbmm", "einsum", "prelu"}
 _LOWER |= {f"conv{n}d" for n in (1, 2, 3)} | {f"conv_transpose{n}d" for n in (1, 2, 3)}
-_LOWER |= {"scaled_dot_product_attention"}
+_LOWER |= {"scaled_dot_product_attention", "multi_head_attention_forward"}
 # What it runs in float32 on a GPU; on a CPU hardly anything.
 _FLOAT = {"layer_norm", "group_norm", "softmax", "log_softmax", "mse_loss", "pow", "__pow__", "exp", "log", "rsqrt"}
 _FLOAT |= {"reciprocal", "cumsum", "cumprod", "prod", "norm"}
@@ -82,6 +86,7 @@ class _Storages(TorchDispatchMode):
         self.on_gpu = on_gpu
         self.alive: dict[int, int] = {}  # storage -> bytes
         self.gradients: set[int] = set()
+        self.opposites: set[int] = set()  # storages of masks that are another's opposite
         self.now = self.of_gradients = self.peak = self.besides = 0
         self.work = Work()
         self.on_operation: Callable[[], None] = lambda: None
@@ -92,8 +97,14 @@ class _Storages(TorchDispatchMode):
             return None
         # what was made outside torch, such as a table of numpy's, lies on the CPU
         args, kwargs = _mapped(Tensor, _without_contents, args, kwargs or {})
+        if func._overloadpacket in _AS_NEEDED and any(tensor.is_meta for tensor in _tensors(args)):
+            args = self._with_contents(func._overloadpacket, args)
+            if not isinstance(args, tuple):
+                return args
         out = func(*args, **kwargs)
         made = self._follow(out)
+        if func._overloadpacket in _OPPOSITE:
+            self.opposites.add(out.untyped_storage()._cdata)
         self._count(func, args, kwargs, out, made)
         return out
 
@@ -113,13 +124,39 @@ class _Storages(TorchDispatchMode):
         self.besides = max(self.besides, self.now - self.of_gradients)
         return made
 
+    def _with_contents(self, packet: Any, args: Any) -> Any:
+        """What depends on contents, of tensors that have none: numbers are 0, a mask chooses all and its opposite none.
+
+        Returns:
+            The arguments with masks as places, or the result where it is known already.
+        """
+        if packet == torch.ops.aten._local_scalar_dense:
+            return False if args[0].dtype == torch.bool else 0.0 if args[0].is_floating_point() else 0
+        if packet == torch.ops.aten.nonzero:
+            return torch.empty(self._chosen(args[0]), args[0].ndim, dtype=torch.long, device=META)
+        places: list[Tensor | None] = []
+        for index in args[1]:
+            is_mask = index is not None and index.dtype == torch.bool
+            count = self._chosen(index) if is_mask else 0
+            every = (
+                [torch.empty(count, dtype=torch.long, device=META) for _ in range(index.ndim)] if is_mask else [index]
+            )
+            places += every
+        return (args[0], places, *args[2:])
+
+    def _chosen(self, mask: Tensor) -> int:
+        return 0 if mask.untyped_storage()._cdata in self.opposites else mask.numel()
+
     def _rounded(self, size: int) -> int:
         return -(-size // 512) * 512 if self.on_gpu else size  # the block of CUDA's allocator
 
     def known(self, tensors: Iterable[Tensor]) -> None:
-        """These were there before and are not counted."""
+        """These were there before: they are not counted, but what is freed of them is there for others."""
         for tensor in tensors:
-            self.alive.setdefault(tensor.untyped_storage()._cdata, 0)
+            storage = tensor.untyped_storage()
+            if storage._cdata not in self.alive:
+                self.alive[storage._cdata] = self._rounded(storage.nbytes())
+                weakref.finalize(storage, self._freed, storage._cdata).atexit = False
 
     def is_gradient(self, parameter: Tensor) -> None:
         """A parameter's gradient is there from now on."""
@@ -133,6 +170,7 @@ class _Storages(TorchDispatchMode):
     def _freed(self, key: int) -> None:
         size = self.alive.pop(key, 0)
         self.now -= size
+        self.opposites.discard(key)
         if key in self.gradients:
             self.gradients.discard(key)
             self.of_gradients -= size
@@ -198,6 +236,10 @@ class _AsOn(TorchFunctionMode):
             return CPU if func == _DEVICE and not self.storages.on_gpu else func(*args, **kwargs)
         if name in ("cpu", "cuda"):
             return args[0]
+        if name in ("numpy", "tolist") and args[0].is_meta:  # a picture for an encoder, say: it is black
+            kind = str(args[0].dtype).removeprefix("torch.")
+            black = np.zeros(args[0].shape, kind if hasattr(np, kind) else "float32")
+            return black if name == "numpy" else black.tolist()
         args, kwargs = _mapped(torch.device, lambda _: META, args, kwargs)
         kwargs.pop("generator", None)  # nothing is drawn, and there is none for this device
         if func in _device_constructors() or kwargs.get("device") is not None:
