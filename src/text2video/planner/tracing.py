@@ -136,12 +136,11 @@ class _Storages(TorchDispatchMode):
             return torch.empty(self._chosen(args[0]), args[0].ndim, dtype=torch.long, device=META)
         places: list[Tensor | None] = []
         for index in args[1]:
-            is_mask = index is not None and index.dtype == torch.bool
-            count = self._chosen(index) if is_mask else 0
-            every = (
-                [torch.empty(count, dtype=torch.long, device=META) for _ in range(index.ndim)] if is_mask else [index]
-            )
-            places += every
+            if index is None or index.dtype != torch.bool:
+                places.append(index)
+                continue
+            count = self._chosen(index)
+            places += [torch.empty(count, dtype=torch.long, device=META) for _ in range(index.ndim)]
         return (args[0], places, *args[2:])
 
     def _chosen(self, mask: Tensor) -> int:
