@@ -63,12 +63,18 @@ def test_train_says_what_it_will_take_and_what_would_fit(monkeypatch, caplog):
     assert "With --" in caplog.text or "Nothing that was tried fits" in caplog.text
 
 
-def test_train_says_nothing_of_tiny_runs_and_goes_on_where_it_cannot_plan(tiny_flags, caplog, tmp_path):
+def test_train_says_nothing_of_tiny_runs_and_goes_on_where_it_cannot_plan(tiny_flags, caplog, tmp_path, monkeypatch):
     caplog.set_level(logging.INFO, "text2video")
     plan_short.announce(RunConfig.build({}, tiny_flags))
+    plan_short.announce(RunConfig.build({}, [*tiny_flags, "--codec", str(tmp_path / "nowhere")]))  # the run says it
     assert "plan" not in caplog.text
-    plan_short.announce(RunConfig.build({}, [*tiny_flags, "--codec", str(tmp_path / "nowhere")]))
-    assert "could not be planned" in caplog.text
+
+    def untraceable(config):
+        raise RuntimeError("a tensor without contents was asked for them")
+
+    monkeypatch.setattr("text2video.planner.facts.facts_of", untraceable)
+    plan_short.announce(RunConfig.build({}, tiny_flags))
+    assert "could not be planned, as its model could not be traced (RuntimeError" in caplog.text
 
 
 def test_doctor_says_what_is_here_and_what_is_missing(capsys):
