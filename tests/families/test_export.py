@@ -101,7 +101,7 @@ def test_a_dora_adapter_merges_to_what_it_does(made, few_clips, tmp_path):
 
 def test_what_is_not_right_leaves_nothing_behind(adapter, tmp_path, monkeypatch):
     numbers = iter(range(9))
-    monkeypatch.setattr("text2video.families.export.deltas", lambda parts: {f"layer {next(numbers)}": torch.ones(2, 2)})
+    monkeypatch.setattr("text2video.families.export.deltas", lambda parts: {f"unet.{next(numbers)}": torch.ones(2, 2)})
     with pytest.raises(ModelError, match="is missing"):
         export(adapter, "diffusers", tmp_path / "out")
     assert not (tmp_path / "out").exists()
