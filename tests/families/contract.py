@@ -23,10 +23,11 @@ def opened(folder: Path, **opening: Any) -> tuple[Family, Any]:
 
 
 def aligned(pipe: Any) -> Any:
-    """A bare pipeline whose weights lie as ours do after opening: the last bits of a matrix product depend on it."""
+    """A bare pipeline whose weights lie as ours do after opening, and are frozen: the last bits depend on both."""
     for part in pipe.components.values():
         for parameter in part.parameters() if isinstance(part, nn.Module) else ():
             parameter.data = parameter.data.clone()
+            parameter.requires_grad_(False)
     return pipe
 
 
