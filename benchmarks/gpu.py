@@ -34,7 +34,7 @@ from random_models import MODELS, TARGETS, Model
 
 from text2video import video
 from text2video.config import RunConfig
-from text2video.families.base import FAMILIES
+from text2video.families.opening import FAMILIES
 from text2video.preparing.prepare import prepare
 from text2video.training.data import batches
 from text2video.training.trainer import Trainer

@@ -19,7 +19,8 @@ from text2video.config import RunConfig
 from text2video.data.clips import Clip
 from text2video.data.dataset import TextVideoDataset
 from text2video.evaluation.metrics import wilson_interval
-from text2video.families.base import choose_device, open_model
+from text2video.families.devices import choose_device
+from text2video.families.opening import open_model
 from text2video.generation import Settings, generate
 from text2video.training.trainer import train
 from text2video.video import contact_sheet

@@ -5,8 +5,9 @@ from typing import get_origin
 
 import pytest
 
-from text2video.config import ALIASES, BARE, PRESETS, RunConfig, ShapesConfig, fields, flag_names, parse_flags
+from text2video.config import ALIASES, BARE, FLAGS, RunConfig, ShapesConfig
 from text2video.errors import UsageError
+from text2video.values import PRESETS
 
 REPOSITORY = Path(__file__).parents[1]
 SHIPPED = sorted([*REPOSITORY.glob("configs/*.yaml"), *REPOSITORY.glob("src/text2video/assets/*.yaml")])
@@ -47,7 +48,7 @@ def wrong(*flags, **values):
 
 
 def test_every_field_is_described_and_has_a_default():
-    for name, field in fields():
+    for name, field in FLAGS.fields.items():
         if name != "data.shapes":
             assert not field.is_required(), name
         assert field.description, name
@@ -56,7 +57,7 @@ def test_every_field_is_described_and_has_a_default():
 
 
 def test_every_field_is_a_flag_by_its_dotted_name_and_by_its_last_where_that_is_unique():
-    names, known = [name for name, _ in fields()], flag_names()
+    names, known = list(FLAGS.fields), FLAGS.names
     last = [name.rsplit(".", 1)[-1] for name in names]
     assert all(known[name] == name for name in names)
     for name, short in zip(names, last, strict=True):
@@ -73,14 +74,14 @@ def test_yaml_round_trip_keeps_every_value(tmp_path):
     written = file.read_text(encoding="utf-8")
     assert all(
         name.rsplit(".", 1)[-1] + ":" in written
-        for name, _ in fields()
+        for name in FLAGS.fields
         if not name.startswith(("data.shapes.", "lora."))
     )
 
 
 def test_flags_mean_what_yaml_means():
     tokens = []
-    kinds = dict(fields())
+    kinds = FLAGS.fields
     for name, value in OTHER.items():
         if get_origin(kinds[name].annotation) in (list, tuple):
             tokens += [f"--{name}", *map(str, value)]
@@ -118,7 +119,7 @@ def test_flags_mean_what_yaml_means():
     ],
 )
 def test_how_flags_are_read(tokens, name, value):
-    assert parse_flags(tokens) == {name: value}
+    assert FLAGS.parse(tokens) == {name: value}
     RunConfig.build({}, tokens)
 
 

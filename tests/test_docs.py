@@ -22,8 +22,8 @@ from ruamel.yaml import YAML
 
 from text2video.cli import train as train_verb
 from text2video.cli.main import VERBS, run
-from text2video.config import RunConfig, flag_names
-from text2video.families.base import FAMILIES
+from text2video.config import FLAGS, RunConfig
+from text2video.families.opening import FAMILIES
 from text2video.models import text
 from text2video.training import trainer
 
@@ -265,7 +265,7 @@ def test_lines_for_several_processes(place):
 
 
 def test_every_option_named_exists(monkeypatch, capsys):
-    known = set(flag_names()) | {"resume", "dry_run", "help"}
+    known = set(FLAGS.names) | {"resume", "dry_run", "help"}
     monkeypatch.setenv("COLUMNS", "200")
     for verb in VERBS:
         run([*verb.split(), "--help"])

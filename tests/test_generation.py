@@ -9,7 +9,7 @@ import torch
 
 from text2video import video
 from text2video.errors import UsageError
-from text2video.families.base import family_of, load
+from text2video.families.opening import family_of, load
 from text2video.generation import Settings, file_names, generate, save, to_uint8
 
 

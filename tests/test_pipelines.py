@@ -11,7 +11,8 @@ import torch
 
 from text2video import load
 from text2video.errors import ModelError, UsageError
-from text2video.families.base import choose_device, choose_dtype, family_of, model_folder
+from text2video.families.devices import choose_device, choose_dtype
+from text2video.families.opening import family_of, model_folder
 from text2video.pipelines import TextToVideoPipeline, link
 
 

@@ -2,8 +2,9 @@
 
 import pytest
 
-from text2video.config import PRESETS, RunConfig
+from text2video.config import RunConfig
 from text2video.errors import UsageError
+from text2video.values import PRESETS
 
 
 @pytest.mark.parametrize("preset", sorted(PRESETS.glob("*.yaml")), ids=lambda path: path.stem)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .data.buckets import BucketSampler
     from .data.dataset import TextVideoDataset
     from .diffusion.objectives import TextToVideoDiffusion
-    from .families.base import load
+    from .families.opening import load
     from .models.text import TextEncoder
     from .models.unet3d import UNet3D
     from .pipelines import TextToVideoPipeline
@@ -28,7 +28,7 @@ _HOMES = {
     "TextToVideoPipeline": "pipelines",
     "TextVideoDataset": "data.dataset",
     "UNet3D": "models.unet3d",
-    "load": "families.base",
+    "load": "families.opening",
     "train": "training.trainer",
 }
 

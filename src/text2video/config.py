@@ -5,20 +5,17 @@ fields. Every field is a flag by its dotted name (`--optim.learning_rate`) and, 
 (`--learning_rate`). `run.yaml` in the run's folder holds the resolved configuration and repeats the run.
 """
 
-import copy
-import difflib
-import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic.fields import FieldInfo
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from .errors import UsageError
+from .flags import Flags, did_you_mean, section_of
 from .sizes import AUTO, Bucket
+from .values import merged, over, preset_file, read_yaml
 
 Positive = Annotated[int, Field(gt=0)]
 Level = Annotated[float, Field(ge=0, le=1)]
@@ -301,12 +298,12 @@ class RunConfig(_Section):
         Raises:
             UsageError: the file is missing or not YAML, a key is unknown or given twice, or a value breaks its rule.
         """
-        return cls.build(read_yaml(Path(path)), overrides)
+        return cls.build(read_config(Path(path)), overrides)
 
     @classmethod
     def build(cls, values: Mapping[str, Any], overrides: Sequence[str] = ()) -> "RunConfig":
         """A configuration from nested values, with command-line tokens laid over them, and a preset below them."""
-        flags = parse_flags(overrides)
+        flags = FLAGS.parse(overrides)
         if names_a_model(overrides) and "preset" not in values and not made_here(flags["train.init_from"]):
             flags.setdefault("preset", "finetune")
         preset = flags.get("preset", values.get("preset"))
@@ -334,82 +331,13 @@ ALIASES = {
 }
 # What a flag without a value means, where that is not simply true.
 BARE = {"train.mixed_precision": "bf16", "data.shapes": {}, "lora": {}}
-PRESETS = Path(__file__).parent / "presets"
+FLAGS = Flags(RunConfig, ALIASES, BARE)
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Nested values from a YAML 1.2 file. Duplicate keys are refused."""
-    if not path.is_file():
-        raise UsageError(
-            f"There is no configuration {str(path)!r}. Give the path of a YAML file, such as one in configs/."
-        )
-    try:
-        values = YAML(typ="safe").load(path.read_text(encoding="utf-8-sig"))
-    except MarkedYAMLError as error:
-        line = f" line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise UsageError(f"{path}{line} is not valid YAML: {error.problem or error.context}.") from None
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise UsageError(
-            f"{path} holds one {type(values).__name__}. A configuration is a mapping of sections to values."
-        )
-    # a section whose lines are all commented out is an empty one
-    sections = [name for name, field in RunConfig.model_fields.items() if _section_of(field.annotation)]
-    return {name: value for name, value in values.items() if value is not None or name not in sections}
-
-
-def fields(section: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Every field as (dotted name, field), sections unfolded, in the order of the classes."""
-    for name, field in section.model_fields.items():
-        inner = _section_of(field.annotation)
-        if inner is None or type(None) in get_args(field.annotation):  # an optional section is a value too
-            yield prefix + name, field
-        if inner is not None:
-            yield from fields(inner, f"{prefix}{name}.")
-
-
-def flag_names() -> dict[str, str]:
-    """Every accepted flag (without dashes) -> dotted field name."""
-    dotted = [name for name, _ in fields()]
-    last = [name.rsplit(".", 1)[-1] for name in dotted]
-    unique = {short: name for short, name in zip(last, dotted, strict=True) if last.count(short) == 1}
-    return unique | ALIASES | {name: name for name in dotted}
-
-
-def parse_flags(tokens: Sequence[str]) -> dict[str, Any]:
-    """`--name value`, `--name=value` and bare `--name` as {dotted name: value}; `-` and `_` in names are the same.
-
-    Values are read as YAML scalars, so `1e-4`, `null` and `[1, 2]` mean what they look like; fields that hold lists
-    take several values.
-
-    Raises:
-        UsageError: an unknown flag, with the nearest known ones, or a value where none belongs.
-    """
-    known, kinds = flag_names(), dict(fields())
-    values: dict[str, Any] = {}
-    position = 0
-    while position < len(tokens):
-        token = tokens[position]
-        position += 1
-        if not token.startswith("--"):
-            raise UsageError(f"{token!r} stands where an option is expected. Options begin with --, as in --seed 1.")
-        flag, equals, inline = token[2:].partition("=")
-        flag = flag.replace("-", "_")
-        if flag not in known:
-            names = known if "." in flag else [name for name in known if "." not in name]
-            raise UsageError(
-                f"There is no option --{flag}.{_did_you_mean(flag, names, '--')} `text2video train --help` lists all."
-            )
-        name = known[flag]
-        given = [inline] if equals else []
-        while not equals and position < len(tokens) and not _is_flag(tokens[position]):
-            given.append(tokens[position])
-            position += 1
-        values[name] = _flag_value(flag, name, given, kinds[name].annotation)
-    return values
+def read_config(path: Path) -> dict[str, Any]:
+    """Nested values from a YAML file; a section whose lines are all commented out is an empty one."""
+    sections = [name for name, field in RunConfig.model_fields.items() if section_of(field.annotation)]
+    return {name: value for name, value in read_yaml(path).items() if value is not None or name not in sections}
 
 
 def names_a_model(tokens: Sequence[str]) -> bool:
@@ -426,45 +354,6 @@ def made_here(model: Any) -> bool:
     return False
 
 
-def preset_file(name: str) -> Path:
-    """The YAML file of a preset.
-
-    Raises:
-        UsageError: there is none of that name.
-    """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else PRESETS / f"{name}.yaml"
-    if not path.is_file():
-        known = sorted(file.stem for file in PRESETS.glob("*.yaml"))
-        raise UsageError(f"There is no preset {name!r}.{_did_you_mean(name, known)} There are: {', '.join(known)}.")
-    return path
-
-
-def over(below: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested values laid over others, section by section; both stay as they are."""
-    result = copy.deepcopy(dict(below))
-    for name, value in values.items():
-        inner = result.get(name)
-        if isinstance(inner, dict) and isinstance(value, Mapping):
-            result[name] = over(inner, value)
-        else:
-            result[name] = copy.deepcopy(value)
-    return result
-
-
-def merged(values: dict[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested `values` with dotted `flags` laid over them; a section's own flag comes before those of its fields."""
-    for name, value in sorted(flags.items(), key=lambda flag: flag[0].count(".")):
-        *sections, last = name.split(".")
-        place = values
-        for section in sections:
-            if not isinstance(place.get(section), dict):
-                place[section] = {}
-            place = place[section]
-        keeps = value == {} and isinstance(place.get(last), dict)  # a bare --shapes asks for what is there already
-        place[last] = place[last] if keeps else value
-    return values
-
-
 def validated(values: Mapping[str, Any]) -> RunConfig:
     """A `RunConfig`, or one UsageError that names every wrong key and value."""
     try:
@@ -477,63 +366,10 @@ def _in_words(error: Any) -> str:
     where = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         siblings = [
-            name.rpartition(".")[2] for name, _ in fields() if name.rpartition(".")[0] == where.rpartition(".")[0]
+            name.rpartition(".")[2] for name in FLAGS.fields if name.rpartition(".")[0] == where.rpartition(".")[0]
         ]
         top = list(RunConfig.model_fields) if "." not in where else []
-        return f"There is no {where!r}.{_did_you_mean(str(error['loc'][-1]), [*siblings, *top])}"
+        return f"There is no {where!r}.{did_you_mean(str(error['loc'][-1]), [*siblings, *top])}"
     if error["type"] == "value_error":
         return f"{error['ctx']['error']}."
     return f"{where} is {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}."
-
-
-def _did_you_mean(name: str, known: Any, dashes: str = "") -> str:
-    near = difflib.get_close_matches(name, list(dict.fromkeys(known)), n=3)
-    return f" Did you mean {' or '.join(dashes + n for n in near)}?" if near else ""
-
-
-def _is_flag(token: str) -> bool:
-    return token.startswith("--") and len(token) > 2
-
-
-def _section_of(annotation: Any) -> type[BaseModel] | None:
-    kinds = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
-    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
-
-
-def _flag_value(flag: str, name: str, given: list[str], annotation: Any) -> Any:
-    if not given:
-        if name in BARE:
-            return copy.copy(BARE[name])
-        if annotation is bool:
-            return True
-        raise UsageError(f"--{flag} needs a value, as in --{flag} {_example(annotation)}.")
-    many = get_origin(annotation) in (list, tuple)
-    if len(given) > 1 and not many:
-        raise UsageError(
-            f"--{flag} takes one value and got {len(given)}: {' '.join(given)}. Put quotes around a value with spaces."
-        )
-    if annotation is str or annotation == str | None or _holds_text(annotation):
-        if given == ["null"] and type(None) in get_args(annotation):
-            return None
-        return given if many else given[0]
-    values = [_scalar(value) for value in given]
-    return values if many and not isinstance(values[0], list) else values[0]
-
-
-def _holds_text(annotation: Any) -> bool:
-    return (get_origin(annotation) is list and get_args(annotation) == (str,)) or Path in (
-        annotation,
-        *get_args(annotation),
-    )
-
-
-def _scalar(text: str) -> Any:
-    try:
-        return YAML(typ="safe").load(text)
-    except YAMLError:
-        return text
-
-
-def _example(annotation: Any) -> str:
-    options = get_args(annotation) if get_origin(annotation) is Literal else ()
-    return str(options[0]) if options else {int: "1", float: "0.5"}.get(annotation, "VALUE")

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from ruamel.yaml import YAML
 
-from text2video.config import RunConfig, flag_names
+from text2video.config import FLAGS, RunConfig
 from text2video.errors import TrainingError
 
 # so small that no plan is said
@@ -18,7 +18,7 @@ def test_help_names_every_option_once_with_its_default(command):
     assert code == 0
     flags = [word for line in out.splitlines() if line.startswith("  --") for word in line.split()[:1]]
     assert len(flags) == len(set(flags))
-    known = flag_names()
+    known = FLAGS.names
     own = {"--resume", "--dry_run", "--help"}
     assert {known[flag[2:]] for flag in flags if flag not in own} == set(known.values())
     text = " ".join(out.split())

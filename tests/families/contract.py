@@ -10,7 +10,8 @@ from torch import nn
 
 from text2video.config import RunConfig
 from text2video.diffusion.objectives import expand, target
-from text2video.families.base import Family, Opening, open_model
+from text2video.families.base import Family, Opening
+from text2video.families.opening import open_model
 from text2video.generation import Settings, generate, to_uint8
 from text2video.training.trainer import train
 

@@ -25,8 +25,9 @@ from test_fine_tuning import losses
 
 from text2video import video
 from text2video.errors import ModelError, UsageError
-from text2video.families.base import Opening, family_of, open_model
+from text2video.families.base import Opening
 from text2video.families.export import export
+from text2video.families.opening import family_of, open_model
 from text2video.generation import Settings, generate
 from text2video.pipelines import completed
 from text2video.sizes import Bucket

@@ -12,7 +12,8 @@ from torch import nn
 from text2video.config import RunConfig
 from text2video.errors import UsageError
 from text2video.families import lora
-from text2video.families.base import Opening, open_model
+from text2video.families.base import Opening
+from text2video.families.opening import open_model
 from text2video.families.precision import LIBRARIES, cast_layers, quantizers
 from text2video.generation import generate
 from text2video.training.build import open_base

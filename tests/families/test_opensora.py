@@ -15,7 +15,7 @@ from PIL import Image
 from text2video.cli.main import run
 from text2video.data import shapes
 from text2video.errors import ModelError, UsageError
-from text2video.families.base import family_of, model_folder
+from text2video.families.opening import family_of, model_folder
 from text2video.families.opensora_pipeline import OpenSoraPipeline, first_given, shift
 from text2video.generation import Settings, generate
 from text2video.sizes import Bucket

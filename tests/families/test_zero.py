@@ -9,7 +9,7 @@ from checkpoints import stable_diffusion
 from contract import aligned, equals_diffusers, opened, trained
 
 from text2video.errors import ModelError, UsageError
-from text2video.families.base import family_of
+from text2video.families.opening import family_of
 from text2video.families.zero import turning_points
 from text2video.generation import Settings, generate
 

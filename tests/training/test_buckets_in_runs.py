@@ -18,7 +18,7 @@ from text2video.config import RunConfig
 from text2video.data.dataset import TextVideoDataset
 from text2video.diffusion.objectives import TextToVideoDiffusion
 from text2video.errors import DataError, TrainingError, UsageError
-from text2video.families.base import load
+from text2video.families.opening import load
 from text2video.training import trainer
 from text2video.training.data import bucket_notes, open_data, sampler_of
 from text2video.training.trainer import train

@@ -19,7 +19,7 @@ from text2video import video
 from text2video.config import RunConfig
 from text2video.diffusion.objectives import TextToVideoDiffusion
 from text2video.errors import TrainingError, UsageError
-from text2video.families.base import family_of, load, model_folder
+from text2video.families.opening import family_of, load, model_folder
 from text2video.generation import Settings, generate
 from text2video.training.checkpoint import Checkpoints
 from text2video.training.trainer import Trainer, train

@@ -67,7 +67,7 @@ class Answering:
             raise UsageError("--api_key_env and --temperature are for an endpoint. Name it by --endpoint.")
         import torch
 
-        from ..families.base import choose_device, choose_dtype
+        from ..families.devices import choose_device, choose_dtype
         from ..models.captioner import MAX_TOKENS, Captioner
 
         return Captioner(

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 from cyclopts.types import PositiveFloat, PositiveInt
 
-from ..config import RunConfig, preset_file, read_yaml
+from ..config import RunConfig, read_config
+from ..values import preset_file, read_yaml
 from .sources import ANYWHERE, Source
 from .terminal import log_lines, passing_progress, say
 
@@ -111,11 +112,11 @@ def configured(model: Path | None, given: dict[str, dict[str, Any]], preset: str
     Args:
         preset: of the run, where the model is a pretrained family's.
     """
-    from ..families.base import family_of, model_folder
+    from ..families.opening import family_of, model_folder
 
     values: dict[str, Any] = {}
     if model is not None and model.suffix in (".yaml", ".yml"):
-        values = read_yaml(model)
+        values = read_config(model)
         values.setdefault("data", {}).pop("load_tensors", None)
         for name in ("data_dir", "data_root", "dataset_file", "caption_file", "shapes"):
             values["data"].pop(name, None)

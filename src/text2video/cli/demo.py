@@ -31,7 +31,8 @@ def demo(*, output_dir: Path = Path("runs/demo"), fast: bool = False) -> None:
     from ..config import RunConfig
     from ..data.shapes import write
     from ..evaluation.shapes import evaluate_shapes
-    from ..families.base import choose_device, choose_dtype, open_model
+    from ..families.devices import choose_device, choose_dtype
+    from ..families.opening import open_model
     from ..training.trainer import train
 
     config = RunConfig.load(CONFIG, [f"--output_dir={output_dir}", *(FAST.split() if fast else ())])

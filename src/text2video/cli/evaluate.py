@@ -50,8 +50,9 @@ def evaluate(
         model_class: Your own class that the model is of, as module:Class.
     """
     from ..evaluation.shapes import evaluate_shapes
-    from ..families.base import choose_device, choose_dtype, model_folder, open_model
+    from ..families.devices import choose_device, choose_dtype
     from ..families.imports import import_class
+    from ..families.opening import model_folder, open_model
     from ..generation import Settings
 
     if model_class:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from ..config import RunConfig, parse_flags, read_yaml
+from ..config import FLAGS, RunConfig, read_config
 from ..errors import UsageError
 from .terminal import Lines, passing_progress, say
 
@@ -68,7 +68,7 @@ def read(tokens: tuple[str, ...]) -> tuple[RunConfig, bool, bool]:
             f"{path} is a folder, and a configuration is a YAML file. To go on with the run in it: "
             f"text2video train --resume --output_dir {path}"
         )
-    given = parse_flags(flags)
+    given = FLAGS.parse(flags)
     folder = Path(given.get("output_dir", RunConfig.model_fields["output_dir"].default))
     if resume and path is None:
         if not (folder / "run.yaml").is_file():
@@ -77,7 +77,7 @@ def read(tokens: tuple[str, ...]) -> tuple[RunConfig, bool, bool]:
                 "or leave out --resume to start one."
             )
         # the folder may have been moved since
-        return RunConfig.build(read_yaml(folder / "run.yaml") | {"output_dir": str(folder)}, flags), True, dry_run
+        return RunConfig.build(read_config(folder / "run.yaml") | {"output_dir": str(folder)}, flags), True, dry_run
     config = RunConfig.load(path, flags) if path else RunConfig.build({}, flags)
     if resume and not (config.output_dir / "run.yaml").is_file():
         raise UsageError(

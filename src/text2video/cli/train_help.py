@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from ..config import ALIASES, RunConfig, fields, flag_names
+from ..config import ALIASES, FLAGS, RunConfig
 
 OF_THE_COMMAND = {
     "--resume": "go on with the run in output_dir; without CONFIG.yaml by its own run.yaml",
@@ -31,10 +31,10 @@ def show(introduction: str, console: Console | None = None) -> None:
 
 def sections() -> dict[str, list[tuple[str, str, str]]]:
     """Title of a section -> its options: (flag, what it takes, description and default)."""
-    by_name = {name: flag for flag, name in reversed(flag_names().items()) if flag not in ALIASES}
+    by_name = {name: flag for flag, name in reversed(FLAGS.names.items()) if flag not in ALIASES}
     also = {name: f" (also --{alias})" for alias, name in ALIASES.items()}
     found: dict[str, list[tuple[str, str, str]]] = {}
-    for name, field in fields():
+    for name, field in FLAGS.fields.items():
         first = name.split(".")[0]
         title = f"{first}: {section_doc(first)}" if "." in name else "The run"
         default = "" if field.default in (None, "", PydanticUndefined) else f" [{written(field.default)}]"

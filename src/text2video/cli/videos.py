@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from .. import video
-from ..families.base import Opening, choose_device, choose_dtype, model_folder, open_model
+from ..families.base import Opening
+from ..families.devices import choose_device, choose_dtype
+from ..families.opening import model_folder, open_model
 from ..generation import Generated, Settings, file_names, generate, save
 
 _ON_SHEET = 8  # frames of a video that the sheet of all shows
@@ -18,7 +20,7 @@ class Videos:
     """An open model, and where its videos go.
 
     Args:
-        model: see `families.base.load`.
+        model: see `families.opening.load`.
         device, dtype: by name.
         opening: adapters, offloading and the like.
         folder: for the videos.

@@ -20,8 +20,10 @@ from torch import Tensor, nn
 from ..errors import ModelError, UsageError
 from ..pipelines import link
 from ..sizes import ShapeRules
-from .base import AS_USUAL, Defaults, Opening, Published, Task, model_folder, placed
+from .base import AS_USUAL, Defaults, Opening, Published, Task
 from .catalog import on_this_machine
+from .devices import placed
+from .opening import model_folder
 from .pretrained import PretrainedFamily
 
 IMAGES = "StableDiffusionPipeline"

@@ -4,7 +4,8 @@ from importlib import import_module
 from pathlib import Path
 
 from ..errors import ModelError
-from .base import FAMILIES, Published
+from .base import Published
+from .opening import FAMILIES
 
 
 def published() -> list[tuple[str, Published]]:

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from ..errors import ModelError, UsageError
 from . import lora
-from .base import Family, Opening, model_folder, open_model
+from .base import Family, Opening
+from .opening import model_folder, open_model
 
 FORMATS = ("diffusers", "comfyui", "merged")
 

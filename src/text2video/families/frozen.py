@@ -18,7 +18,7 @@ from ..errors import UsageError
 from ..models.codecs import Geometry
 from ..models.text import text_source, text_width
 from ..sizes import AUTO
-from .base import family_of, model_folder
+from .opening import family_of, model_folder
 
 
 @dataclass(frozen=True)

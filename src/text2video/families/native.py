@@ -17,7 +17,8 @@ from ..models.text import BuiltinTextModel, TextEncoder, padded, text_width
 from ..models.unet3d import UNet3D
 from ..pipelines import TextToVideoPipeline, leave_on_disk, save
 from ..sizes import Bucket, ShapeRules
-from .base import AS_USUAL, Defaults, Opening, Task, placed
+from .base import AS_USUAL, Defaults, Opening, Task
+from .devices import placed
 from .frozen import on_disk
 
 if TYPE_CHECKING:

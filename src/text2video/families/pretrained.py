@@ -25,7 +25,8 @@ from ..errors import ModelError, UsageError
 from ..models.codecs import Geometry, Latents, encode, geometry_of
 from ..pipelines import leave_on_disk, left_on_disk, link
 from ..sizes import Bucket, ShapeRules
-from .base import AS_USUAL, Defaults, Opening, Published, Task, placed
+from .base import AS_USUAL, Defaults, Opening, Published, Task
+from .devices import placed
 from .precision import is_quantized, quantizers
 
 REMEMBERED = 4 << 30  # bytes of captions' embeddings that are kept: 500 to 20,000 captions

@@ -26,7 +26,8 @@ from ..diffusion.schedules import EDM
 from ..errors import ModelError, UsageError
 from ..models.codecs import Latents
 from ..models.text import TextEncoder
-from .base import AS_USUAL, Defaults, Opening, Published, Task, placed
+from .base import AS_USUAL, Defaults, Opening, Published, Task
+from .devices import placed
 from .pretrained import PretrainedFamily
 from .svd_text import TextProjection, TextStableVideoDiffusionPipeline
 

@@ -19,10 +19,11 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from ..config import RunConfig
 from ..errors import ModelError, Text2VideoError
 from ..families import lora
-from ..families.base import Family, family_of, model_folder
+from ..families.base import Family
 from ..families.frozen import Frozen
 from ..families.imports import construct
 from ..families.native import NativeFamily
+from ..families.opening import family_of, model_folder
 from ..families.pretrained import PretrainedFamily
 from ..models.codecs import IMAGE, Geometry, decode, encode, geometry_of
 from ..models.text import BuiltinTextModel, text_source

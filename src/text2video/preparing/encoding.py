@@ -18,9 +18,10 @@ from ..data.clips import Clip, Manifest, stable_hash
 from ..data.dataset import TextVideoDataset
 from ..data.shards import ShardWriter
 from ..errors import DataError
-from ..families.base import Opening, family_of, model_folder, own_dtype
+from ..families.base import Opening
 from ..families.frozen import Frozen
 from ..families.imports import construct, import_class
+from ..families.opening import family_of, model_folder, own_dtype
 from ..models.codecs import encode, open_codec
 from ..models.text import TextEncoder
 from ..sizes import Bucket

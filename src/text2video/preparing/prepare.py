@@ -20,7 +20,7 @@ from ..data.clips import LeftOut, Manifest
 from ..data.layouts import read_layout
 from ..data.shards import Entry, recover
 from ..errors import DataError, UsageError
-from ..families.base import choose_device, choose_dtype
+from ..families.devices import choose_device, choose_dtype
 from ..families.frozen import Frozen, prepared_settings
 from ..sizes import ALL, Bucket, ShapeRules, parse_all
 from .encoding import Job, Todo, Work, encode_part, open_dataset

@@ -18,10 +18,12 @@ from ..diffusion.objectives import Objective, TextToVideoDiffusion
 from ..diffusion.schedules import Schedule
 from ..errors import UsageError
 from ..families import lora
-from ..families.base import Family, Opening, choose_device, family_of, model_folder
+from ..families.base import Family, Opening
+from ..families.devices import choose_device
 from ..families.frozen import Frozen, prepared_settings
 from ..families.imports import construct, import_class
 from ..families.native import NativeFamily
+from ..families.opening import family_of, model_folder
 from ..models.codecs import Geometry
 from ..models.unet3d import UNet3D
 from ..sizes import Bucket, ShapeRules

@@ -26,7 +26,8 @@ from ..config import RunConfig
 from ..diffusion.objectives import Batch
 from ..errors import Text2VideoError, TrainingError, UsageError
 from ..families import lora
-from ..families.base import choose_device, model_folder
+from ..families.devices import choose_device
+from ..families.opening import model_folder
 from ..families.precision import cast_layers
 from .build import HALF, build, choose_precision, has_compiler, learning, open_base, shape_rules, steps_in_all
 from .checkpoint import Checkpoints, write_text, write_whole
