@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .data.dataset import TextVideoDataset
     from .diffusion.objectives import TextToVideoDiffusion
     from .families.opening import load
+    from .models.latent_unet import LatentUNet3D
     from .models.text import TextEncoder
     from .models.unet3d import UNet3D
     from .pipelines import TextToVideoPipeline
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "BucketSampler": "data.buckets",
+    "LatentUNet3D": "models.latent_unet",
     "RunConfig": "config",
     "TextEncoder": "models.text",
     "TextToVideoDiffusion": "diffusion.objectives",
@@ -34,6 +36,7 @@ _HOMES = {
 
 __all__ = [
     "BucketSampler",
+    "LatentUNet3D",
     "RunConfig",
     "TextEncoder",
     "TextToVideoDiffusion",

@@ -20,6 +20,11 @@ from .values import merged, over, preset_file, read_yaml
 Positive = Annotated[int, Field(gt=0)]
 Level = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+# `model.kind` -> the fields of `ModelConfig` that its architecture has.
+UNET = ("model_channels", "channel_mult", "num_res_blocks", "attention", "head_dim")
+ARGUMENTS = {"unet3d": (*UNET, "downsample_time", "patch_size", "conv"), "latent_unet": UNET}
+# `model.kind` -> defaults that are others than the fields' own.
+DEFAULTS = {"latent_unet": {"model_channels": 64, "attention": ["factorised"] * 3, "head_dim": 32}}
 
 
 class _Section(BaseModel):
@@ -115,22 +120,35 @@ class DataConfig(_Section):
 
 
 class ModelConfig(_Section):
-    """The denoiser. See `UNet3D` for what each argument means."""
+    """The denoiser. See `UNet3D` and `LatentUNet3D` for what each argument means."""
 
-    kind: Literal["unet3d"] = Field("unet3d", description="architecture")
+    kind: Literal["unet3d", "latent_unet"] = Field("unet3d", description="architecture")
     codec: Path | None = Field(None, description="folder of a diffusers autoencoder; none: pixels are denoised")
     model_class: str | None = Field(None, description="your subclass of the architecture, as module:Class")
     model_args: dict[str, Any] = Field({}, description="further arguments of that class")
     model_channels: Positive = Field(128, description="width of the first level")
     channel_mult: list[float] = Field([1, 2, 4], description="width of each level, in model_channels")
     num_res_blocks: Positive = Field(2, description="residual blocks a level")
-    attention: list[Literal["none", "time", "space+time", "full"]] = Field(
-        ["time", "space+time", "space+time"], description="self-attention of each level"
+    attention: list[Literal["none", "time", "factorised", "full", "causal"]] = Field(
+        ["time", "factorised", "factorised"], description="self-attention of each level"
     )
     downsample_time: list[bool] = Field([False, False], description="whether a step to the next level halves frames")
     patch_size: list[Positive] = Field([1, 1, 1], description="space-to-depth patch (frames, height, width)")
     conv: Literal["3d", "factorised"] = Field("3d", description="3D convolutions, or space then time")
     head_dim: Positive = Field(64, description="width of an attention head")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_defaults_of_kind(cls, values: Any) -> Any:
+        return {**DEFAULTS.get(values.get("kind"), {}), **values} if isinstance(values, dict) else values
+
+    @model_validator(mode="after")
+    def _has_fields_of_kind(self) -> "ModelConfig":
+        fields = type(self).model_fields
+        for name in {name for names in ARGUMENTS.values() for name in names} - {*ARGUMENTS[self.kind]}:
+            if getattr(self, name) != fields[name].default:
+                raise ValueError(f"model.kind is {self.kind}, which has no model.{name}: leave it out")
+        return self
 
 
 class TextConfig(_Section):

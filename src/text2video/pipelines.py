@@ -21,6 +21,7 @@ from .diffusion.schedules import Schedule
 from .errors import ModelError, UsageError
 
 # The parts of a saved pipeline are found among imported modules only.
+from .models import latent_unet as latent_unet
 from .models import text as text
 from .models import unet3d as unet3d
 from .models.codecs import Geometry, decode, geometry_of

@@ -1,4 +1,4 @@
-"""Our own models as a family: a 3D U-Net over pixels or latents and a text encoder, from scratch or from a folder."""
+"""Our own models as a family: a U-Net over pixels or latents and a text encoder, from scratch or from a folder."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -9,10 +9,13 @@ from diffusers.utils import logging
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer
 
+from ..config import ARGUMENTS
 from ..diffusion.guidance import default_steps
 from ..diffusion.schedules import Schedule
 from ..errors import UsageError
 from ..models.codecs import Geometry, Latents, encode, open_codec
+from ..models.denoiser import Denoiser
+from ..models.latent_unet import LatentUNet3D
 from ..models.text import BuiltinTextModel, TextEncoder, padded, text_width
 from ..models.unet3d import UNet3D
 from ..pipelines import TextToVideoPipeline, leave_on_disk, save
@@ -25,8 +28,12 @@ if TYPE_CHECKING:
     from ..config import RunConfig, TextConfig
 
 
+# `model.kind` -> the architecture.
+ARCHITECTURES: dict[str, type[Denoiser]] = {"unet3d": UNet3D, "latent_unet": LatentUNet3D}
+
+
 class NativeFamily:
-    """`UNet3D` over pixels or a codec's latents, with the built-in or a pretrained text encoder.
+    """`UNet3D` or `LatentUNet3D` over pixels or a codec's latents, with the built-in or a pretrained text encoder.
 
     `embeddings` stands in for a frozen text encoder that is not in memory.
     """
@@ -50,7 +57,7 @@ class NativeFamily:
         config: "RunConfig",
         captions: Iterable[str],
         shape: Bucket,
-        model_class: type[UNet3D] = UNet3D,
+        model_class: type[Denoiser] = UNet3D,
         tokenizer: Any = None,
         parts: Path | None = None,
     ) -> Any:
@@ -83,23 +90,14 @@ class NativeFamily:
         return pipe
 
     @staticmethod
-    def denoiser(config: "RunConfig", text_width: int, model_class: type[UNet3D] = UNet3D) -> UNet3D:
+    def denoiser(config: "RunConfig", text_width: int, model_class: type[Denoiser] = UNet3D) -> Denoiser:
         """An untrained denoiser, of pixels or the codec's latents, for captions that are `text_width` wide."""
         model = config.model
         channels = Geometry.read(model.codec).channels if model.codec else 3
-        sizes = {} if channels == 3 else {"in_channels": channels, "out_channels": channels}
-        return model_class(
-            cross_attention_dim=text_width,
-            model_channels=model.model_channels,
-            channel_mult=model.channel_mult,
-            num_res_blocks=model.num_res_blocks,
-            attention=model.attention,
-            downsample_time=model.downsample_time,
-            patch_size=model.patch_size,
-            conv=model.conv,
-            head_dim=model.head_dim,
-            **sizes | model.model_args,
-        )
+        of_pixels = channels == 3 and model.kind == "unet3d"  # its default, which a subclass may have changed
+        sizes = {} if of_pixels else {"in_channels": channels, "out_channels": channels}
+        arguments = {name: getattr(model, name) for name in ARGUMENTS[model.kind]}
+        return model_class(cross_attention_dim=text_width, **arguments, **sizes | model.model_args)
 
     def open(
         self,

@@ -22,10 +22,10 @@ from ..families.base import Family, Opening
 from ..families.devices import choose_device
 from ..families.frozen import Frozen, prepared_settings
 from ..families.imports import construct, import_class
-from ..families.native import NativeFamily
+from ..families.native import ARCHITECTURES, NativeFamily
 from ..families.opening import family_of, model_folder
 from ..models.codecs import Geometry
-from ..models.unet3d import UNet3D
+from ..models.denoiser import Denoiser
 from ..sizes import Bucket, ShapeRules
 
 logger = logging.getLogger("text2video")
@@ -79,9 +79,9 @@ def shape_rules(config: RunConfig, base: Base | None = None) -> ShapeRules:
     return Geometry.read(config.model.codec).rules(inner) if config.model.codec else inner
 
 
-def denoiser_class(config: RunConfig) -> type[UNet3D]:
+def denoiser_class(config: RunConfig) -> type[Denoiser]:
     """The architecture, or the user's own subclass."""
-    return import_class(config.model.model_class) if config.model.model_class else UNet3D
+    return import_class(config.model.model_class) if config.model.model_class else ARCHITECTURES[config.model.kind]
 
 
 def build(
