@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .families.opening import load
     from .models.latent_unet import LatentUNet3D
     from .models.text import TextEncoder
+    from .models.transformer import VideoTransformer
     from .models.unet3d import UNet3D
     from .pipelines import TextToVideoPipeline
     from .training.trainer import train
@@ -30,6 +31,7 @@ _HOMES = {
     "TextToVideoPipeline": "pipelines",
     "TextVideoDataset": "data.dataset",
     "UNet3D": "models.unet3d",
+    "VideoTransformer": "models.transformer",
     "load": "families.opening",
     "train": "training.trainer",
 }
@@ -43,6 +45,7 @@ __all__ = [
     "TextToVideoPipeline",
     "TextVideoDataset",
     "UNet3D",
+    "VideoTransformer",
     "load",
     "train",
     "video",

@@ -37,7 +37,7 @@ def mean_token(text: Tensor, mask: Tensor | None) -> Tensor:
 
 
 class TimestepEmbedding(nn.Module):
-    """Timesteps `[B]`, whole or fractional, on the scale 0 to 1000 -> `[B, width]`."""
+    """Timesteps `[...]`, whole or fractional, on the scale 0 to 1000 -> `[..., width]`."""
 
     def __init__(self, frequencies: int, width: int):
         super().__init__()
@@ -46,8 +46,8 @@ class TimestepEmbedding(nn.Module):
         self.second = nn.Linear(width, width)
 
     def forward(self, timestep: Tensor) -> Tensor:
-        h = sinusoid(timestep, self.frequencies).to(self.first.weight.dtype)  # [B, frequencies]
-        return self.second(F.silu(self.first(h)))  # [B, width]
+        h = sinusoid(timestep, self.frequencies).to(self.first.weight.dtype)  # [..., frequencies]
+        return self.second(F.silu(self.first(h)))  # [..., width]
 
 
 class Conv3d(nn.Conv3d):
@@ -82,7 +82,8 @@ def same_size(channels: int, out_channels: int, kernel: tuple[int, int, int], ca
     """A convolution with an odd kernel (frames, height, width) whose output is as large as its input."""
     if causal:
         return CausalConv3d(channels, out_channels, kernel)
-    return Conv3d(channels, out_channels, kernel, padding=tuple(size // 2 for size in kernel))
+    time, height, width = kernel
+    return Conv3d(channels, out_channels, kernel, padding=(time // 2, height // 2, width // 2))
 
 
 class CosineField(nn.Module):

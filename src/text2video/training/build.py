@@ -15,17 +15,15 @@ from ..config import RunConfig, TrainConfig
 from ..data.buckets import BucketSampler
 from ..data.cache import Cache
 from ..diffusion.objectives import Objective, TextToVideoDiffusion
-from ..diffusion.schedules import Schedule
 from ..errors import UsageError
 from ..families import lora
 from ..families.base import Family, Opening
 from ..families.devices import choose_device
 from ..families.frozen import Frozen, prepared_settings
 from ..families.imports import construct, import_class
-from ..families.native import ARCHITECTURES, NativeFamily
+from ..families.native import NativeFamily, schedule_of
 from ..families.opening import family_of, model_folder
 from ..models.codecs import Geometry
-from ..models.denoiser import Denoiser
 from ..sizes import Bucket, ShapeRules
 
 logger = logging.getLogger("text2video")
@@ -75,13 +73,8 @@ def shape_rules(config: RunConfig, base: Base | None = None) -> ShapeRules:
         family, pipe = base
         return family.rules(pipe)
     with torch.device("meta"):  # no memory, and nothing drawn
-        inner = construct(NativeFamily.denoiser, config, 1, denoiser_class(config)).rules
+        inner = construct(NativeFamily.denoiser, config, 1).rules
     return Geometry.read(config.model.codec).rules(inner) if config.model.codec else inner
-
-
-def denoiser_class(config: RunConfig) -> type[Denoiser]:
-    """The architecture, or the user's own subclass."""
-    return import_class(config.model.model_class) if config.model.model_class else ARCHITECTURES[config.model.kind]
 
 
 def build(
@@ -123,12 +116,12 @@ def build(
         )
     else:
         family = NativeFamily()
-        schedule = Schedule(diffusion.schedule, diffusion.num_timesteps, diffusion.shift)
+        schedule = schedule_of(diffusion)
         prediction = diffusion.prediction
         torch.manual_seed(config.seed)
         tokenizer = AutoTokenizer.from_pretrained(begun / "tokenizer") if begun else None
         parts = cache.folder / "parts" if cache else None
-        pipe = construct(family.create, config, captions, shape, denoiser_class(config), tokenizer, parts)
+        pipe = construct(family.create, config, captions, shape, tokenizer, parts)
     if cache and frozen.text:
         family.embeddings = cache.embedding
     kind = import_class(diffusion.objective) if diffusion.objective else TextToVideoDiffusion
