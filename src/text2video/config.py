@@ -140,7 +140,7 @@ class ModelConfig(_Section):
     @model_validator(mode="before")
     @classmethod
     def _with_defaults_of_kind(cls, values: Any) -> Any:
-        return {**DEFAULTS.get(values.get("kind"), {}), **values} if isinstance(values, dict) else values
+        return {**DEFAULTS.get(str(values.get("kind")), {}), **values} if isinstance(values, dict) else values
 
     @model_validator(mode="after")
     def _has_fields_of_kind(self) -> "ModelConfig":

@@ -90,7 +90,7 @@ class NativeFamily:
         return pipe
 
     @staticmethod
-    def denoiser(config: "RunConfig", text_width: int, model_class: type[Denoiser] = UNet3D) -> Denoiser:
+    def denoiser(config: "RunConfig", text_width: int, model_class: Any = UNet3D) -> Denoiser:
         """An untrained denoiser, of pixels or the codec's latents, for captions that are `text_width` wide."""
         model = config.model
         channels = Geometry.read(model.codec).channels if model.codec else 3

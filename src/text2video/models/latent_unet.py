@@ -81,21 +81,23 @@ class LatentUNet3D(Denoiser):
             if level > 0:
                 self.shrink.append(Conv3d(width, width, (1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1)))
                 skips.append(width)
-            self.down.append(nn.ModuleList())
+            blocks = nn.ModuleList()
             for _ in range(num_res_blocks):
-                self.down[-1].append(block(width, wider, kind))
+                blocks.append(block(width, wider, kind))
                 width = wider
                 skips.append(width)
+            self.down.append(blocks)
         deepest = next((kind for kind in reversed(attention) if kind != "none"), "none")
         self.middle = nn.ModuleList([block(width, width, deepest), block(width, width, "none")])
         self.up, self.grow = nn.ModuleList(), nn.ModuleList()
         for step, (narrower, kind) in enumerate(reversed([*zip(widths, attention, strict=True)])):
             if step > 0:
                 self.grow.append(same_size(width, width, (1, 3, 3)))
-            self.up.append(nn.ModuleList())
+            blocks = nn.ModuleList()
             for _ in range(num_res_blocks + 1):
-                self.up[-1].append(block(width + skips.pop(), narrower, kind))
+                blocks.append(block(width + skips.pop(), narrower, kind))
                 width = narrower
+            self.up.append(blocks)
 
         self.norm = norm(widths[0])
         self.leave = zeroed(same_size(widths[0], out_channels, (1, 3, 3)))

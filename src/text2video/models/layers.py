@@ -82,7 +82,8 @@ def same_size(channels: int, out_channels: int, kernel: tuple[int, int, int], ca
     """A convolution with an odd kernel (frames, height, width) whose output is as large as its input."""
     if causal:
         return CausalConv3d(channels, out_channels, kernel)
-    return Conv3d(channels, out_channels, kernel, padding=tuple(size // 2 for size in kernel))
+    time, height, width = kernel
+    return Conv3d(channels, out_channels, kernel, padding=(time // 2, height // 2, width // 2))
 
 
 class CosineField(nn.Module):
