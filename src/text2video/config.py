@@ -145,7 +145,7 @@ class ModelConfig(_Section):
     @model_validator(mode="after")
     def _has_fields_of_kind(self) -> "ModelConfig":
         fields = type(self).model_fields
-        for name in {name for names in ARGUMENTS.values() for name in names} - {*ARGUMENTS[self.kind]}:
+        for name in sorted({name for names in ARGUMENTS.values() for name in names} - {*ARGUMENTS[self.kind]}):
             if getattr(self, name) != fields[name].default:
                 raise ValueError(f"model.kind is {self.kind}, which has no model.{name}: leave it out")
         return self
