@@ -28,7 +28,9 @@ FIELDS = {
     "transformer": ("size", "patch_size", "time_attention"),
 }
 # `model.kind` -> defaults that are others than the fields' own.
-DEFAULTS: dict[Any, dict[str, Any]] = {"latent_unet": {"model_channels": 64, "attention": ["factorised"] * 3, "head_dim": 32}}
+DEFAULTS: dict[Any, dict[str, Any]] = {
+    "latent_unet": {"model_channels": 64, "attention": ["factorised"] * 3, "head_dim": 32}
+}
 
 
 class _Section(BaseModel):
@@ -152,12 +154,12 @@ class ModelConfig(_Section):
     @model_validator(mode="before")
     @classmethod
     def _with_defaults_of_kind(cls, values: Any) -> Any:
-        return {**DEFAULTS.get(values.get("kind"), {}), **values} if isinstance(values, dict) else values
+        return {**DEFAULTS.get(str(values.get("kind")), {}), **values} if isinstance(values, dict) else values
 
     @model_validator(mode="after")
     def _has_fields_of_kind(self) -> "ModelConfig":
         fields = type(self).model_fields
-        for name in {name for names in FIELDS.values() for name in names} - {*FIELDS[self.kind]}:
+        for name in sorted({name for names in FIELDS.values() for name in names} - {*FIELDS[self.kind]}):
             if getattr(self, name) != fields[name].default:
                 raise ValueError(f"model.kind is {self.kind}, which has no model.{name}: leave it out")
         return self
