@@ -155,6 +155,8 @@ def test_fitted_it_is_the_principal_components_of_patches():
         rows = part.transpose(0, 1).flatten(1)
         torch.testing.assert_close(rows.mean(1), torch.zeros(6), atol=1e-3, rtol=0)
         torch.testing.assert_close(rows @ rows.T / rows.shape[1], torch.eye(6), atol=1e-3, rtol=0)
+    still = vae.encode(videos[0, :, :, :1].repeat_interleave(5, 2)).latent_dist.mean
+    assert torch.cosine_similarity(still[:, :, 0].flatten(), still[:, :, 1].flatten(), dim=0) > 0.7
     with torch.no_grad():
         again = torch.stack([vae(video).sample for video in videos])
     for part, patch, sides in ((slice(0, 1), (1, 8, 8), 64 * 3), (slice(1, None), (4, 8, 8), 256 * 3)):

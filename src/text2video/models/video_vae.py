@@ -251,15 +251,25 @@ class PatchCode(nn.Module):
         return torch.cat([depth_to_space(layer(x), patch) for layer, x, patch in parts if x.shape[2]], dim=2)
 
     def fit(self, first: "Moments", rest: "Moments") -> None:
-        """Makes it the principal components of patches of these moments."""
-        for moments, into, out in ((first, self.first_in, self.first_out), (rest, self.rest_in, self.rest_out)):
-            if not moments.count:
-                continue
-            mean, variances, axes = moments.principal(into.out_channels)
-            std = variances.sqrt()
-            inward, outward = (axes / std).T, axes * std
-            for layer, weight, bias in ((into, inward, -inward @ mean), (out, outward, mean)):
-                layer.load_state_dict({"weight": weight[:, :, None, None, None], "bias": bias})
+        """Makes it the principal components of patches of these moments, each channel of variance 1.
+
+        Those of the first frame are turned so that a still scene has about the same latents throughout: any rotation of
+        them spans the same patches.
+        """
+        number = self.first_in.out_channels
+        mean, axes, std = first.principal(number)  # [3hw], [3hw, C], [C]
+        turn = torch.eye(number).double()
+        if rest.count:
+            mean_rest, axes_rest, std_rest = rest.principal(number)
+            _set(self.rest_in, (axes_rest / std_rest).T, -(axes_rest / std_rest).T @ mean_rest)
+            _set(self.rest_out, axes_rest * std_rest, mean_rest)
+            # orthogonal Procrustes (Schonemann 1966): rest_in of a repeated frame against first_in, over all frames
+            still = (axes_rest / std_rest).T.unflatten(1, (self.patches[1][0], -1)).sum(1)  # [C, 3hw]
+            left, _, right = torch.linalg.svd(still @ (axes * std))
+            turn = left @ right  # [C, C]
+        inward, outward = turn @ (axes / std).T, (axes * std) @ turn.T
+        _set(self.first_in, inward, -inward @ mean)
+        _set(self.first_out, outward, mean)
 
 
 class Moments:
@@ -278,11 +288,15 @@ class Moments:
         self.products = self.products + rows.T @ rows
 
     def principal(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The mean `[C]`, and the largest variances `[number]` with their axes `[C, number]`."""
+        """The mean `[C]`, the axes of the largest variances `[C, number]`, and the deviations along them `[number]`."""
         mean = self.sum / self.count
         variances, axes = torch.linalg.eigh(self.products / self.count - torch.outer(mean, mean))
         floor = 1e-6 * variances[-1]  # what does not vary is not divided by zero
-        return mean, variances[-number:].flip(0).clamp(min=floor), axes[:, -number:].flip(1)
+        return mean, axes[:, -number:].flip(1), variances[-number:].flip(0).clamp(min=floor).sqrt()
+
+
+def _set(layer: nn.Module, weight: Tensor, bias: Tensor) -> None:
+    layer.load_state_dict({"weight": weight[:, :, None, None, None], "bias": bias})
 
 
 class Encoder(nn.Module):
