@@ -179,6 +179,7 @@ def test_what_it_cannot_take_is_said_in_words():
         ({"temporal_compression_ratio": 3}, "temporal_compression_ratio is 3. Give a power of two"),
         ({"decoder_layers": (1,)}, "has 2 levels, encoder_layers 2 and decoder_layers 1"),
         ({"spatial_compression_ratio": 1}, "Give at most 1"),
+        ({"latent_channels": 200}, "latent_channels is 200, and a patch of the first frame has 192"),
     ):
         with pytest.raises(ModelError, match=said):
             small(**changes)

@@ -81,6 +81,11 @@ class VideoVAE(ModelMixin, ConfigMixin):
         self.tile: int | None = None  # side in latents
         self.strides = (time, space, space)
         self.fine_patch = (time, finest, finest)
+        if latent_channels > in_channels * space**2:
+            raise ModelError(
+                f"latent_channels is {latent_channels}, and a patch of the first frame has {in_channels * space**2} "
+                "numbers only. Give at most as many."
+            )
         depth = in_channels * time * finest**2
         self.linear = PatchCode(in_channels, latent_channels, self.strides)
         self.encoder = Encoder(depth, latent_channels, widths, encoder_layers)
@@ -135,6 +140,7 @@ class VideoVAE(ModelMixin, ConfigMixin):
         video = self._decode_tiles(decoded, latents)
         return DecoderOutput(sample=video) if return_dict else (video,)
 
+    @apply_forward_hook
     @torch.no_grad()
     def encode_stream(self, chunks: Iterable[Tensor]) -> Iterator[DiagonalGaussianDistribution]:
         """A video in chunks of frames -> its latents, some after each chunk, as `encode` gives them for the whole.
@@ -152,6 +158,7 @@ class VideoVAE(ModelMixin, ConfigMixin):
             encoded = self._encode_tiles(lambda part, place: self._encode(part, caches[place]), piece)
             yield DiagonalGaussianDistribution(encoded)
 
+    @apply_forward_hook
     @torch.no_grad()
     def decode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
         """Latents in chunks `[B, C, t, h, w]` of any lengths -> the frames `[B, 3, T, H, W]` that `decode` gives."""
@@ -160,9 +167,9 @@ class VideoVAE(ModelMixin, ConfigMixin):
             yield self._decode_tiles(lambda part, place: self._decode(part, caches[place]), piece)
 
     def enable_tiling(self, tile: int = 256) -> None:
-        """From now on encodes and decodes tiles of this many pixels a side, in memory that no size of video changes.
+        """From now on no layer works on more than a tile of this many pixels a side, and what its places see around it.
 
-        A tile is read with all that its places see, so the result is the same, and small tiles cost time.
+        The result is the same; small tiles cost time. In a stream each tile keeps its own past.
         """
         self.tile = max(1, tile // self.strides[1])
 
@@ -282,7 +289,7 @@ class Moments:
 
     def add(self, x: Tensor) -> None:
         """The channels of each position of `[B, C, T, H, W]`."""
-        rows = x.transpose(0, 1).flatten(1).T.double()  # [positions, C]
+        rows = x.transpose(0, 1).flatten(1).T.cpu().double()  # [positions, C]
         self.count += len(rows)
         self.sum = self.sum + rows.sum(0)
         self.products = self.products + rows.T @ rows
@@ -291,7 +298,7 @@ class Moments:
         """The mean `[C]`, the axes of the largest variances `[C, number]`, and the deviations along them `[number]`."""
         mean = self.sum / self.count
         variances, axes = torch.linalg.eigh(self.products / self.count - torch.outer(mean, mean))
-        floor = 1e-6 * variances[-1]  # what does not vary is not divided by zero
+        floor = 1e-6 * float(variances[-1]) + 1e-12  # what does not vary is not divided by zero
         return mean, axes[:, -number:].flip(1), variances[-number:].flip(0).clamp(min=floor).sqrt()
 
 
