@@ -8,9 +8,9 @@ from torch import nn
 
 from text2video.errors import ModelError
 from text2video.models import attention as attention_module
+from text2video.models.causal import CausalConv3d
 from text2video.models.denoiser import Denoiser
 from text2video.models.latent_unet import LatentUNet3D
-from text2video.models.layers import CausalConv3d
 from text2video.models.spacetime import ATTENTION, SpacetimeAttention
 from text2video.models.unet3d import UNet3D
 

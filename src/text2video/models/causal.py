@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import zeroed
+from .layers import Conv3d, zeroed
 
 
 class TimeCache:
@@ -26,7 +26,7 @@ class TimeCache:
         return x
 
 
-class CausalConv3d(nn.Conv3d):
+class CausalConv3d(Conv3d):
     """A convolution of odd kernels (time, height, width) that keeps sizes and sees no later frame."""
 
     def __init__(self, channels: int, out_channels: int, kernel: tuple[int, int, int]):
@@ -37,6 +37,14 @@ class CausalConv3d(nn.Conv3d):
         if past := self.kernel_size[0] - 1:
             input = F.pad(input, (0, 0, 0, 0, past, 0)) if cache is None else cache.after_past(self, input, past)
         return super().forward(input)
+
+
+def same_size(channels: int, out_channels: int, kernel: tuple[int, int, int], causal: bool = False) -> Conv3d:
+    """A convolution with an odd kernel (frames, height, width) whose output is as large as its input."""
+    if causal:
+        return CausalConv3d(channels, out_channels, kernel)
+    time, height, width = kernel
+    return Conv3d(channels, out_channels, kernel, padding=(time // 2, height // 2, width // 2))
 
 
 class CausalBlock(nn.Module):
