@@ -84,7 +84,8 @@ class PatchCode(nn.Module):
         )
         moments, channels = Moments(), into.out_channels
         for video in videos:
-            part = video[:, :, :1] if head else video[:, :, 1:]
+            if not (part := video[:, :, :1] if head else video[:, :, 1:]).shape[2]:
+                continue  # an image
             x = space_to_depth(part.to(into.weight), code)
             latents = into(x)
             own = F.conv3d(latents, outward.to(x)[:, :, None, None, None], mean.to(x))
