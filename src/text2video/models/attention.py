@@ -5,6 +5,7 @@ Shape suffixes:
     N heads   D head width   C channels   E width of the text embedding
 """
 
+from collections.abc import Callable
 from itertools import product
 from typing import Any
 
@@ -14,6 +15,10 @@ from torch import Tensor, nn
 
 from .layers import zeroed
 
+Core = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+"""(q `[B, L, N, D]`, k and v `[B, S, N, D]`, mask bool `[B, S]` or None) -> `[B, L, N, D]`: each query sees all keys of
+its row that the mask does not hide."""
+
 
 def attention(q_BLND: Tensor, k_BSND: Tensor, v_BSND: Tensor, mask_BS: Tensor | None = None) -> Tensor:
     """`softmax(q k^T / sqrt(D)) v`, `[B, L, N, D]`.
@@ -22,19 +27,19 @@ def attention(q_BLND: Tensor, k_BSND: Tensor, v_BSND: Tensor, mask_BS: Tensor | 
     """
     if mask_BS is not None:
         v_BSND = v_BSND * mask_BS[:, :, None, None].to(v_BSND.dtype)
-    if q_BLND.device.type != "cpu":
-        return _fused(q_BLND, k_BSND, v_BSND, mask_BS)
+    return _fastest(q_BLND, k_BSND, mask_BS is not None)(q_BLND, k_BSND, v_BSND, mask_BS)
+
+
+def _fastest(q_BLND: Tensor, k_BSND: Tensor, masked: bool) -> Core:
     # On a CPU the fused kernel is made for long sequences: over 16 frames its backward pass takes 3.5 times as
     # long as the products written out, in bfloat16 12 times. Where the score matrix is small, write it out; in
     # bfloat16 also where it is larger, piece by piece, up to where keeping it takes too much memory.
     half, keys = q_BLND.dtype == torch.bfloat16, k_BSND.shape[1]
-    if keys <= (256 if half else 64) or (half and keys <= 512 and mask_BS is not None):
-        return _explicit(q_BLND, k_BSND, v_BSND, mask_BS)
-    if half and mask_BS is None and keys <= 2048:
-        q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (q_BLND, k_BSND, v_BSND))  # [B*N, L or S, D]
-        pieces: Any = _InPieces.apply(q, k, v)
-        return pieces.unflatten(0, (-1, q_BLND.shape[2])).transpose(1, 2)
-    return _fused(q_BLND, k_BSND, v_BSND, mask_BS)
+    if q_BLND.device.type != "cpu":
+        return _fused
+    if half and not masked and 256 < keys <= 2048:
+        return _in_pieces
+    return _explicit if keys <= (512 if half else 64) else _fused
 
 
 def _explicit(q_BLND: Tensor, k_BSND: Tensor, v_BSND: Tensor, mask_BS: Tensor | None) -> Tensor:
@@ -48,6 +53,12 @@ def _explicit(q_BLND: Tensor, k_BSND: Tensor, v_BSND: Tensor, mask_BS: Tensor | 
         bias = _bias(mask_BS, q.dtype).repeat_interleave(heads, 0)[:, :, None]  # [B*N, S, 1]
         scores = torch.baddbmm(bias, k, q.mT)  # [B*N, S, L]
     return (scores.softmax(1).mT @ v).unflatten(0, (-1, heads)).transpose(1, 2)
+
+
+def _in_pieces(q_BLND: Tensor, k_BSND: Tensor, v_BSND: Tensor, _: Tensor | None) -> Tensor:
+    q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (q_BLND, k_BSND, v_BSND))  # [B*N, L or S, D]
+    pieces: Any = _InPieces.apply(q, k, v)
+    return pieces.unflatten(0, (-1, q_BLND.shape[2])).transpose(1, 2)
 
 
 class _InPieces(torch.autograd.Function):

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import ModelMixin
 from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
 from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.attention import AttentionMixin, AttentionModuleMixin
 from diffusers.models.attention_dispatch import dispatch_attention_fn
@@ -230,6 +231,10 @@ class TransformerBlock(nn.Module):
         return gated(x, gate_mlp, self.narrow(hidden))
 
 
+# diffusers' caches of whole blocks ask here where a block's tokens are.
+TransformerBlockRegistry.register(TransformerBlock, TransformerBlockMetadata(return_hidden_states_index=0))
+
+
 class Processor:
     """Softmax attention by diffusers' dispatcher, as `set_attention_backend` says; on a CPU by our own kernels."""
 
@@ -320,4 +325,3 @@ class Rotation(nn.Module):
             angles.append(positions[..., axis, None].float() * self.max_period**-exponents)  # [R, L, pairs]
         whole = torch.cat(angles, dim=-1)[:, :, None]  # [R, L, 1, D/2]
         return whole.cos(), whole.sin()
-
