@@ -440,12 +440,12 @@ def test_compiled_blocks_give_the_same(kind):
 
 
 def test_learns_one_clip_by_heart():
-    model = tiny(num_layers=2).train()
+    model = tiny(started=False).train()
     sample, _, text = inputs(1, (2, 4, 4))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     draw = torch.Generator().manual_seed(0)
     losses = []
-    for _ in range(80):
+    for _ in range(120):
         noise = torch.randn(4, *sample.shape[1:], generator=draw)
         t = torch.rand(4, generator=draw).mul(0.9).add(0.1)
         level = t.view(-1, 1, 1, 1, 1)
@@ -455,4 +455,4 @@ def test_learns_one_clip_by_heart():
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert losses[-1] < 0.2 * losses[0]
+    assert sum(losses[-10:]) / 10 < 0.1 * losses[0]
