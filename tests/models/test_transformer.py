@@ -456,3 +456,23 @@ def test_learns_one_clip_by_heart():
         optimizer.step()
         losses.append(loss.item())
     assert sum(losses[-10:]) / 10 < 0.1 * losses[0]
+
+
+def test_blocks_can_be_sharded(tmp_path):
+    import torch.distributed as dist
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    exact = tiny()(*inputs()).sample
+    dist.init_process_group("gloo", init_method=(tmp_path / "meet").as_uri(), rank=0, world_size=1)
+    try:
+        for dtype, tolerance in ((torch.float32, 1e-6), (torch.bfloat16, 0.05)):
+            model = tiny().train()
+            for part in (*model.blocks, model):
+                fully_shard(part, mp_policy=MixedPrecisionPolicy(param_dtype=dtype))
+            model.enable_gradient_checkpointing()
+            out = model(*inputs()).sample.float()
+            assert (out - exact).norm() < tolerance * exact.norm()
+            out.square().mean().backward()
+            assert all(parameter.grad is not None for parameter in model.parameters())
+    finally:
+        dist.destroy_process_group()
