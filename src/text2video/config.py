@@ -115,9 +115,9 @@ class DataConfig(_Section):
 
 
 class ModelConfig(_Section):
-    """The denoiser. See `UNet3D` for what each argument means."""
+    """What is trained. See `UNet3D` and `VideoVAE` for what each argument means."""
 
-    kind: Literal["unet3d"] = Field("unet3d", description="architecture")
+    kind: Literal["unet3d", "vae"] = Field("unet3d", description="architecture: a denoiser, or a video autoencoder")
     codec: Path | None = Field(None, description="folder of a diffusers autoencoder; none: pixels are denoised")
     model_class: str | None = Field(None, description="your subclass of the architecture, as module:Class")
     model_args: dict[str, Any] = Field({}, description="further arguments of that class")
@@ -159,6 +159,25 @@ class DiffusionConfig(_Section):
     )
     logit_mean: float = Field(0.0, description="mean of logit-normal timesteps; higher: more noise")
     logit_std: Annotated[float, Field(gt=0)] = Field(1.0, description="width of logit-normal timesteps")
+
+
+class VaeConfig(_Section):
+    """What a video autoencoder learns, where model.kind is vae."""
+
+    reconstruction: Literal["mse", "l1", "huber"] = Field("mse", description="what counts of a pixel's error")
+    kl_weight: Annotated[float, Field(ge=0)] = Field(1e-6, description="weight of the latents' KL divergence")
+    perceptual_weight: Annotated[float, Field(ge=0)] = Field(0.0, description="weight of perceptual features' error")
+    perceptual_model: Path | None = Field(
+        None, description="folder of a CLIP vision model for these features; none: normalised Laplacian pyramids"
+    )
+    adversarial_weight: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="weight of a discriminator's judgement; 0: there is none"
+    )
+    adversarial_start: Annotated[int, Field(ge=0)] = Field(1000, description="step at which the discriminator begins")
+    discriminator_width: Positive = Field(64, description="channels of its first layer")
+    measured_clips: Positive = Field(
+        64, description="training clips that the linear code is fitted to, and that the latents are measured on"
+    )
 
 
 class OptimConfig(_Section):
@@ -263,6 +282,7 @@ class RunConfig(_Section):
     model: ModelConfig = ModelConfig()  # pyright: ignore[reportCallIssue]
     text: TextConfig = TextConfig()  # pyright: ignore[reportCallIssue]
     diffusion: DiffusionConfig = DiffusionConfig()  # pyright: ignore[reportCallIssue]
+    vae: VaeConfig = VaeConfig()  # pyright: ignore[reportCallIssue]
     lora: LoraConfig | None = Field(None, description="train adapters in place of all weights")
     optim: OptimConfig = OptimConfig()  # pyright: ignore[reportCallIssue]
     memory: MemoryConfig = MemoryConfig()  # pyright: ignore[reportCallIssue]
@@ -286,6 +306,10 @@ class RunConfig(_Section):
             )
         if self.memory.quantize and len(held) > 1:
             raise ValueError(f"memory.quantize holds weights in one way and memory.{held[1]} in another: leave out one")
+        if self.model.kind == "vae":
+            given = {"lora": self.lora, "data.load_tensors": self.data.load_tensors, "model.codec": self.model.codec}
+            if names := [name for name, value in given.items() if value]:
+                raise ValueError(f"a video autoencoder is trained whole, on pixels: leave out {', '.join(names)}")
         unused = ("augment", "buckets", "caption_prefix", "max_samples", "dataset_class")
         if self.data.shapes is not None and (given := [name for name in unused if getattr(self.data, name)]):
             raise ValueError(f"data.shapes makes its own clips: leave out {', '.join(given)}")
@@ -350,7 +374,8 @@ def made_here(model: Any) -> bool:
     for folder in (Path(str(model)), Path(str(model)) / "final", Path(str(model)).parent):
         index = folder / "model_index.json"
         if index.is_file():
-            return '"TextToVideoPipeline"' in index.read_text(encoding="utf-8", errors="replace")
+            text = index.read_text(encoding="utf-8", errors="replace")
+            return any(f'"{name}"' in text for name in ("TextToVideoPipeline", "VideoAutoencoderPipeline"))
     return False
 
 
