@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .families.opening import load
     from .models.text import TextEncoder
     from .models.unet3d import UNet3D
+    from .models.video_vae import VideoVAE
     from .pipelines import TextToVideoPipeline
     from .training.trainer import train
 
@@ -28,6 +29,7 @@ _HOMES = {
     "TextToVideoPipeline": "pipelines",
     "TextVideoDataset": "data.dataset",
     "UNet3D": "models.unet3d",
+    "VideoVAE": "models.video_vae",
     "load": "families.opening",
     "train": "training.trainer",
 }
@@ -40,6 +42,7 @@ __all__ = [
     "TextToVideoPipeline",
     "TextVideoDataset",
     "UNet3D",
+    "VideoVAE",
     "load",
     "train",
     "video",
