@@ -164,7 +164,9 @@ class DiffusionConfig(_Section):
 class VaeConfig(_Section):
     """What a video autoencoder learns, where model.kind is vae."""
 
-    reconstruction: Literal["mse", "l1", "huber"] = Field("mse", description="what counts of a pixel's error")
+    reconstruction: Literal["mse", "log_mse", "l1", "huber"] = Field(
+        "mse", description="what counts of a pixel's error; log_mse: each clip's mean square as its PSNR does"
+    )
     kl_weight: Annotated[float, Field(ge=0)] = Field(1e-6, description="weight of the latents' KL divergence")
     perceptual_weight: Annotated[float, Field(ge=0)] = Field(0.0, description="weight of perceptual features' error")
     perceptual_model: Path | None = Field(

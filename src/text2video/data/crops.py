@@ -5,11 +5,14 @@ are thousands of different samples to it.
 """
 
 
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from .. import video as video_files
+from ..video.sampling import nearest
 from .clips import Clip
 from .dataset import TextVideoDataset
 
@@ -24,28 +27,48 @@ class CropDataset(TextVideoDataset):
     the size. As far as `cache_gb` goes, each process decodes a clip once and keeps all of its frames.
     """
 
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **options)
+        self._infos: dict[str, video_files.VideoInfo] = {}
+        self._clips: dict[str, video_files.Video | None] = {}  # None: there is no room for it
+
     def _frames(self, clip: Clip, shape: tuple[int, int, int], epoch: int) -> np.ndarray:
         count, height, width = shape
-        rng = self._rng("crop", epoch, clip)
-        place, at_random = (rng.random() if self.augment else 0.5), rng if self.augment else None
-        frames = self._cache.get(clip.id)
-        if frames is None:
-            info = video_files.probe(clip.path)
-            rate = self.fps or info.fps
-            scale = min(1.0, ZOOM * max(height / info.height, width / info.width))
-            high, wide = round(info.height * scale), round(info.width * scale)
-            seconds = (info.duration if clip.end is None else clip.end) - (clip.start or 0.0)
-            number = max(count, int(seconds * rate + 0.5))
-            room = number * high * wide * 3
-            keep = room <= self._cache_left
-            how = {"fps": rate, "height": high, "width": wide, "start": clip.start, "end": clip.end, "short": self.short}
-            frames = video_files.sample(clip.path, number if keep else count, rng=at_random, **how).frames
-            if keep:
-                self._cache[clip.id] = frames
-                self._cache_left -= room
-        first = round(place * (len(frames) - count))
-        frames = frames[first : first + count]
-        return cut(frames, height, width, rng) if self.augment else video_files.resize(frames, height, width)
+        if (info := self._infos.get(clip.id)) is None:
+            info = self._infos[clip.id] = video_files.probe(clip.path)
+        rate = self.fps or info.fps
+        scale = min(1.0, ZOOM * max(height / info.height, width / info.width))
+        size = round(info.height * scale), round(info.width * scale)
+        window = self._rng("window", epoch, clip) if self.augment else None
+        whole = self._whole(clip, size)
+        if whole is None or not _long_enough(whole.times, count, rate):
+            part = {"start": clip.start, "end": clip.end, "short": self.short}
+            frames = video_files.sample(
+                clip.path, count, fps=rate, height=size[0], width=size[1], rng=window, **part
+            ).frames
+        else:  # the same frames, by the rule of `sample`
+            offsets = np.arange(count) / rate
+            room = whole.times[-1] - whole.times[0] - offsets[-1]
+            place = 0.5 if window is None else window.random()
+            frames = whole.frames[nearest(whole.times, whole.times[0] + max(room, 0.0) * place + offsets)]
+        if not self.augment:
+            return video_files.resize(frames, height, width)
+        return cut(frames, height, width, self._rng("cut", epoch, clip))
+
+    def _whole(self, clip: Clip, size: tuple[int, int]) -> video_files.Video | None:
+        """All frames of a clip at a (height, width); None where there is no room for them."""
+        if clip.id not in self._clips:
+            number = video_files.examine(clip.path).num_frames
+            needed = number * size[0] * size[1] * 3
+            self._clips[clip.id] = None
+            if needed <= self._cache_left:
+                self._cache_left -= needed
+                found = video_files.sample(clip.path, number, height=size[0], width=size[1])
+                inside = slice(
+                    *np.searchsorted(found.times, [clip.start or 0.0, np.inf if clip.end is None else clip.end])
+                )
+                self._clips[clip.id] = video_files.Video(found.frames[inside], found.times[inside])
+        return self._clips[clip.id]
 
     def augment_text(self, caption: str, rng: np.random.Generator) -> str:
         """The caption as it is: it is not read."""
@@ -54,6 +77,11 @@ class CropDataset(TextVideoDataset):
     def augment_video(self, video: torch.Tensor, caption: str, rng: np.random.Generator) -> torch.Tensor:
         """The video as it is: what varies is cut already."""
         return video
+
+
+def _long_enough(times: np.ndarray, count: int, rate: float) -> bool:
+    gap = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
+    return len(times) > 0 and video_files.fits(len(times), float(times[-1] - times[0]), gap, count, rate)
 
 
 def cut(frames: np.ndarray, height: int, width: int, rng: np.random.Generator) -> np.ndarray:

@@ -14,8 +14,17 @@ from torch import Tensor, nn
 
 from ..diffusion.objectives import Batch, Predict
 
+
+
+def log_mse(x: Tensor, y: Tensor) -> Tensor:
+    """The mean over clips of the logarithm of each one's mean square, which is what PSNR measures: an easy clip counts
+    as much as a hard one. Errors below one level of 255 are as good as none."""
+    return ((x - y).square().flatten(1).mean(1) + (2 / 255) ** 2).log().mean()
+
+
 PIXEL_ERRORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "mse": F.mse_loss,
+    "log_mse": log_mse,
     "l1": F.l1_loss,
     "huber": lambda x, y: F.huber_loss(x, y, delta=0.1),
 }
@@ -25,7 +34,7 @@ class Reconstruction:
     """The objective of an autoencoder `vae`, and of its `discriminator` where there is one.
 
     Args:
-        reconstruction: mse, l1 or huber (quadratic below a twentieth of the range of pixels).
+        reconstruction: mse, log_mse, l1 or huber (quadratic below a twentieth of the range of pixels).
         kl_weight: of the divergence, a sum over the latents' channels and a mean over their places.
         features: `[B, 3, T, H, W]` in [-1, 1] -> tensors whose errors are perceptual; None: pixels only.
         perceptual_weight: of their mean absolute error.
