@@ -44,7 +44,8 @@ class PositionNorm(nn.RMSNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, C, T, H, W]` in the same shape."""
-        return super().forward(x.permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
+        weight = self.weight.to(x.dtype)  # of one type they are one operation, in mixed precision too
+        return F.rms_norm(x.permute(0, 2, 3, 4, 1), self.normalized_shape, weight, self.eps).permute(0, 4, 1, 2, 3)
 
 
 class CausalBlock(nn.Module):

@@ -6,7 +6,9 @@ in groups at the entrance already, as in LeanVAE (Cheng and Yuan 2025, arXiv:250
 quarter of the resolution and less. The distribution is that of Kingma and Welling 2014 (arXiv:1312.6114).
 """
 
-from collections.abc import Iterable, Sequence
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -24,6 +26,7 @@ from ..errors import ModelError
 from ..sizes import Rule, ShapeRules
 from .causal import CausalBlock, PositionNorm, TimeCache
 from .layers import Conv3d, depth_to_space, space_to_depth, zeroed
+from .tiling import in_pieces, in_tiles
 
 
 @dataclass
@@ -74,7 +77,8 @@ class VideoVAE(ModelMixin, ConfigMixin):
         time, space, widths = temporal_compression_ratio, spatial_compression_ratio, tuple(block_out_channels)
         finest = _finest(time, space, widths, encoder_layers, decoder_layers)
         self.gradient_checkpointing = False
-        self.latents_at_a_time = 4
+        self.latents_at_a_time = 4  # that `encode` and `decode` hold in memory
+        self.tile: int | None = None  # side in latents
         self.strides = (time, space, space)
         self.fine_patch = (time, finest, finest)
         depth = in_channels * time * finest**2
@@ -99,7 +103,8 @@ class VideoVAE(ModelMixin, ConfigMixin):
             UsageError: its frames, height or width are none that can be encoded.
         """
         self.rules.check(video.shape[2:])
-        mean, logvar = self._encode(video)
+        mean, logvar = self._encode(video).chunk(2, dim=1)
+        logvar = logvar.clamp(-30, 20)  # as diffusers' distribution does
         latents = mean if noise is None else mean + (logvar / 2).exp() * noise
         return VideoVAEOutput(sample=self._decode(latents), mean=mean, logvar=logvar)
 
@@ -111,14 +116,59 @@ class VideoVAE(ModelMixin, ConfigMixin):
             UsageError: its frames, height or width are none that can be encoded.
         """
         self.rules.check(video.shape[2:])
-        found = DiagonalGaussianDistribution(torch.cat(self._encode(video), dim=1))
+
+        def encoded(part: Tensor, place: tuple[int, int]) -> Tensor:
+            cache, pieces = TimeCache(), in_pieces([part], self.strides[0], self.latents_at_a_time)
+            return torch.cat([self._encode(piece, cache) for piece in pieces], dim=2)
+
+        found = DiagonalGaussianDistribution(self._encode_tiles(encoded, video))
         return AutoencoderKLOutput(latent_dist=found) if return_dict else (found,)
 
     @apply_forward_hook
     def decode(self, latents: Tensor, return_dict: bool = True) -> Any:
         """`[B, C, t, h, w]` -> a `DecoderOutput`: videos `[B, 3, T, H, W]`, about in [-1, 1]."""
-        video = self._decode(latents)
+
+        def decoded(part: Tensor, place: tuple[int, int]) -> Tensor:
+            cache, pieces = TimeCache(), in_pieces([part], 1, self.latents_at_a_time)
+            return torch.cat([self._decode(piece, cache) for piece in pieces], dim=2)
+
+        video = self._decode_tiles(decoded, latents)
         return DecoderOutput(sample=video) if return_dict else (video,)
+
+    @torch.no_grad()
+    def encode_stream(self, chunks: Iterable[Tensor]) -> Iterator[DiagonalGaussianDistribution]:
+        """A video in chunks of frames -> its latents, some after each chunk, as `encode` gives them for the whole.
+
+        Args:
+            chunks: `[B, 3, T, H, W]`, of any lengths that are 4k+1 together. None is kept longer than it is needed.
+
+        Raises:
+            UsageError: height or width cannot be encoded, or, after the last chunk, the number of frames.
+        """
+        caches, frames = defaultdict[tuple[int, int], TimeCache](TimeCache), 0
+        for piece in in_pieces(chunks, self.strides[0], self.latents_at_a_time):
+            frames += piece.shape[2]
+            self.rules.check((frames, *piece.shape[3:]))
+            encoded = self._encode_tiles(lambda part, place: self._encode(part, caches[place]), piece)
+            yield DiagonalGaussianDistribution(encoded)
+
+    @torch.no_grad()
+    def decode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Latents in chunks `[B, C, t, h, w]` of any lengths -> the frames `[B, 3, T, H, W]` that `decode` gives."""
+        caches = defaultdict[tuple[int, int], TimeCache](TimeCache)
+        for piece in in_pieces(chunks, 1, self.latents_at_a_time):
+            yield self._decode_tiles(lambda part, place: self._decode(part, caches[place]), piece)
+
+    def enable_tiling(self, tile: int = 256) -> None:
+        """From now on encodes and decodes tiles of this many pixels a side, in memory that no size of video changes.
+
+        A tile is read with all that its places see, so the result is the same, and small tiles cost time.
+        """
+        self.tile = max(1, tile // self.strides[1])
+
+    def disable_tiling(self) -> None:
+        """From now on all of a picture is encoded and decoded at once."""
+        self.tile = None
 
     @torch.no_grad()
     def fit_linear(self, videos: Iterable[Tensor]) -> None:
@@ -136,13 +186,19 @@ class VideoVAE(ModelMixin, ConfigMixin):
                 rest.add(space_to_depth(groups, self.strides))
         self.linear.fit(first, rest)
 
+    def _encode_tiles(self, function: Callable[[Tensor, tuple[int, int]], Tensor], video: Tensor) -> Tensor:
+        return in_tiles(function, video, self.tile, self.encoder.reach, (self.strides[1], 1))
+
+    def _decode_tiles(self, function: Callable[[Tensor, tuple[int, int]], Tensor], latents: Tensor) -> Tensor:
+        return in_tiles(function, latents, self.tile, self.decoder.reach, (1, self.strides[1]))
+
     def _grouped(self, video: Tensor, first: bool) -> tuple[Tensor, Tensor]:
         """The group of the first frame, repeated, if it is there, and the other groups, each of a latent's frames."""
         head = int(first)
         return video[:, :, :head].repeat_interleave(self.strides[0], 2), video[:, :, head:]
 
-    def _encode(self, video: Tensor, cache: TimeCache | None = None) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of the next frames of a video."""
+    def _encode(self, video: Tensor, cache: TimeCache | None = None) -> Tensor:
+        """Means and log-variances `[B, 2C, t, h, w]` of the next frames of a video."""
         frame, groups = self._grouped(video, first=cache is None or not cache.started)
         linear = self.linear.encode(frame[:, :, -1:], groups)
         x = space_to_depth(torch.cat([frame, groups], dim=2), self.fine_patch)
@@ -150,7 +206,7 @@ class VideoVAE(ModelMixin, ConfigMixin):
         more, logvar = self.encoder(x, cache, self._run).chunk(2, dim=1)
         if cache is not None:
             cache.started = True
-        return linear + more, logvar.clamp(-30, 20)
+        return torch.cat([linear + more, logvar], dim=1)
 
     def _decode(self, latents: Tensor, cache: TimeCache | None = None) -> Tensor:
         """The frames of the next latents of a video."""
@@ -195,16 +251,25 @@ class PatchCode(nn.Module):
         return torch.cat([depth_to_space(layer(x), patch) for layer, x, patch in parts if x.shape[2]], dim=2)
 
     def fit(self, first: "Moments", rest: "Moments") -> None:
-        """Makes it the principal components of patches of these moments."""
-        for moments, into, out in ((first, self.first_in, self.first_out), (rest, self.rest_in, self.rest_out)):
-            if not moments.count:
-                continue
-            mean, variances, axes = moments.principal(into.out_channels)
-            std = variances.sqrt()
-            inward, outward = (axes / std).T, axes * std
-            for layer, weight, bias in ((into, inward, -inward @ mean), (out, outward, mean)):
-                layer.weight.data.copy_(weight[:, :, None, None, None])
-                layer.bias.data.copy_(bias)
+        """Makes it the principal components of patches of these moments, each channel of variance 1.
+
+        Those of the first frame are turned so that a still scene has about the same latents throughout: any rotation of
+        them spans the same patches.
+        """
+        number = self.first_in.out_channels
+        mean, axes, std = first.principal(number)  # [3hw], [3hw, C], [C]
+        turn = torch.eye(number).double()
+        if rest.count:
+            mean_rest, axes_rest, std_rest = rest.principal(number)
+            _set(self.rest_in, (axes_rest / std_rest).T, -(axes_rest / std_rest).T @ mean_rest)
+            _set(self.rest_out, axes_rest * std_rest, mean_rest)
+            # orthogonal Procrustes (Schonemann 1966): rest_in of a repeated frame against first_in, over all frames
+            still = (axes_rest / std_rest).T.unflatten(1, (self.patches[1][0], -1)).sum(1)  # [C, 3hw]
+            left, _, right = torch.linalg.svd(still @ (axes * std))
+            turn = left @ right  # [C, C]
+        inward, outward = turn @ (axes / std).T, (axes * std) @ turn.T
+        _set(self.first_in, inward, -inward @ mean)
+        _set(self.first_out, outward, mean)
 
 
 class Moments:
@@ -223,11 +288,15 @@ class Moments:
         self.products = self.products + rows.T @ rows
 
     def principal(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The mean `[C]`, and the largest variances `[number]` with their axes `[C, number]`."""
+        """The mean `[C]`, the axes of the largest variances `[C, number]`, and the deviations along them `[number]`."""
         mean = self.sum / self.count
         variances, axes = torch.linalg.eigh(self.products / self.count - torch.outer(mean, mean))
         floor = 1e-6 * variances[-1]  # what does not vary is not divided by zero
-        return mean, variances[-number:].flip(0).clamp(min=floor), axes[:, -number:].flip(1)
+        return mean, axes[:, -number:].flip(1), variances[-number:].flip(0).clamp(min=floor).sqrt()
+
+
+def _set(layer: nn.Module, weight: Tensor, bias: Tensor) -> None:
+    layer.load_state_dict({"weight": weight[:, :, None, None, None], "bias": bias})
 
 
 class Encoder(nn.Module):
@@ -248,6 +317,7 @@ class Encoder(nn.Module):
         self.leave = zeroed(Conv3d(widths[-1], 2 * latents, 1))
         logvar = torch.full((latents,), -6.0)  # a twentieth of the deviation that a latent has over the data
         self.leave.bias = nn.Parameter(torch.cat([torch.zeros(latents), logvar]))
+        self.reach = _reach(layers)
 
     def forward(self, x: Tensor, cache: TimeCache | None, run: Any) -> Tensor:
         x = self.enter(x)
@@ -269,6 +339,7 @@ class Decoder(nn.Module):
         self.grow = nn.ModuleList(Conv3d(coarse, 4 * fine, 1) for fine, coarse in pairwise(widths))
         self.norm = PositionNorm(widths[0], eps=1e-6)
         self.leave = zeroed(Conv3d(widths[0], channels, 1))
+        self.reach = _reach(layers)
 
     def forward(self, x: Tensor, cache: TimeCache | None, run: Any) -> Tensor:
         x = self.enter(x)
@@ -282,6 +353,14 @@ class Decoder(nn.Module):
 
 def _level(width: int, layers: int) -> nn.ModuleList:
     return nn.ModuleList(CausalBlock(width) for _ in range(layers))
+
+
+def _reach(layers: Sequence[int]) -> int:
+    """How far a place sees, in latents: a block one place further, and two places are one at the next level."""
+    reach = 0
+    for count in layers:
+        reach = math.ceil(reach / 2) + count
+    return reach
 
 
 def _finest(
