@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from ..errors import ModelError
 from ..sizes import Rule, ShapeRules
-from .causal import CausalBlock, PositionNorm, TimeCache
+from .causal import CausalBlock, TimeCache
 from .layers import Conv3d, depth_to_space, space_to_depth, zeroed
 from .tiling import in_pieces, in_tiles
 
@@ -313,7 +313,6 @@ class Encoder(nn.Module):
         self.enter = Conv3d(channels, widths[0], 1)
         self.levels = nn.ModuleList(_level(*pair) for pair in zip(widths, layers, strict=True))
         self.shrink = nn.ModuleList(Conv3d(4 * fine, coarse, 1) for fine, coarse in pairwise(widths))
-        self.norm = PositionNorm(widths[-1], eps=1e-6)
         self.leave = zeroed(Conv3d(widths[-1], 2 * latents, 1))
         logvar = torch.full((latents,), -6.0)  # a twentieth of the deviation that a latent has over the data
         self.leave.bias = nn.Parameter(torch.cat([torch.zeros(latents), logvar]))
@@ -326,7 +325,7 @@ class Encoder(nn.Module):
                 x = self.shrink[index - 1](space_to_depth(x, (1, 2, 2)))
             for block in blocks.children():
                 x = run(block, x, cache)
-        return self.leave(self.norm(x))
+        return self.leave(x)  # not normalised: how strong a place is matters
 
 
 class Decoder(nn.Module):
@@ -337,7 +336,6 @@ class Decoder(nn.Module):
         self.enter = Conv3d(latents, widths[-1], 1)
         self.levels = nn.ModuleList(_level(*pair) for pair in zip(widths, layers, strict=True))
         self.grow = nn.ModuleList(Conv3d(coarse, 4 * fine, 1) for fine, coarse in pairwise(widths))
-        self.norm = PositionNorm(widths[0], eps=1e-6)
         self.leave = zeroed(Conv3d(widths[0], channels, 1))
         self.reach = _reach(layers)
 
@@ -348,7 +346,7 @@ class Decoder(nn.Module):
                 x = run(block, x, cache)
             if index:
                 x = depth_to_space(self.grow[index - 1](x), (1, 2, 2))
-        return self.leave(self.norm(x))
+        return self.leave(x)
 
 
 def _level(width: int, layers: int) -> nn.ModuleList:
