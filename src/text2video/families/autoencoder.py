@@ -123,8 +123,9 @@ class Autoencoder:
         return {"vae": pipe.vae, **({} if pipe.discriminator is None else {"discriminator": pipe.discriminator})}
 
     def learns(self, name: str) -> bool:
-        """All their weights."""
-        return True
+        """All weights but those of the linear code: it is the best there is already, and a network around it that has
+        learned nothing yet would only shake it."""
+        return not name.startswith("vae.linear.")
 
     @torch.no_grad()
     def begin(self, pipe: Any, videos: Callable[[], Iterable[Tensor]]) -> None:

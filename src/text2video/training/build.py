@@ -113,7 +113,7 @@ def build(
         UsageError: the prepared data is not what these parts would have made of the clips.
     """
     if config.model.kind == "vae" or (base and isinstance(base[0], Autoencoder)):
-        return build_autoencoder(config, base)
+        return build_autoencoder(config, base, begun)
     frozen = check_prepared(config, cache) if cache else Frozen()
     diffusion = config.diffusion
     if base:
@@ -156,11 +156,13 @@ def build(
     return family, pipe, objective
 
 
-def build_autoencoder(config: RunConfig, base: Base | None) -> tuple[Family, Any, Objective]:
-    """The same of a run that trains a video autoencoder."""
+def build_autoencoder(config: RunConfig, base: Base | None, begun: Path | None) -> tuple[Family, Any, Objective]:
+    """The same of a run that trains a video autoencoder; what of it does not learn comes from `begun`."""
     settings = config.vae
     torch.manual_seed(config.seed)
     family, pipe = base or (Autoencoder(), Autoencoder().create(config))
+    if begun:
+        pipe = family.open(begun, torch.device("cpu"), torch.float32)
     if not isinstance(family, Autoencoder):
         raise UsageError(
             f"model.kind is vae, and the model in {config.train.init_from} is of the family {family.name}. Start from "

@@ -13,9 +13,8 @@ from ..errors import UsageError
 from ..families.imports import import_class
 from .muon import Muon
 
-# Embeddings and what leaves a network are no hidden matrices: Muon's reference leaves them to AdamW. Nor are the
-# principal components that a video autoencoder starts from, whose rows have lengths of their own.
-NOT_HIDDEN = ("embedding", "leave", "vae.linear.")
+# Embeddings and what leaves a network are no hidden matrices: Muon's reference leaves them to AdamW.
+NOT_HIDDEN = ("embedding", "leave")
 # Tables of words start with rows of unit variance, each trained only when its word comes up: beside hidden matrices
 # that turn by Muon's rate they need that rate too.
 TABLES = ("token_embedding", "position_embedding")
