@@ -25,7 +25,7 @@ from text2video.training.trainer import Trainer, train
 
 VAE = [
     *("--kind", "vae", "--clips", "12", "--num_frames", "5", "--frame_size", "16", "--num_workers", "0"),
-    *("--model_args", "{latent_channels: 4, block_out_channels: [16], encoder_layers: [1], decoder_layers: [1]}"),
+    *("--model_args", "{latent_channels: 4, block_out_channels: [32], encoder_layers: [1], decoder_layers: [1]}"),
     *("--measured_clips", "12", "--batch_size", "4", "--val_fraction", "0.25", "--val_samples", "4"),
     *("--learning_rate", "4e-3", "--warmup_steps", "1", "--ema_decay", "0.9", "--sample_steps", "0"),
     *("--save_steps", "10", "--eval_steps", "10", "--no_wandb", "--no_tensorboard", "--device", "cpu"),
@@ -53,7 +53,8 @@ def unbroken(tmp_path_factory) -> Path:
 
 def test_training_beats_the_principal_components_that_it_starts_from(tmp_path):
     before = Trainer(config_of(tmp_path / "start"))
-    train(config_of(tmp_path / "run", "--max_steps", "40"))
+    muon = ("--optimizer", "muon", "--muon_learning_rate", "0.05", "--save_steps", "60", "--eval_steps", "60")
+    train(config_of(tmp_path / "run", "--max_steps", "60", *muon))
     clips = torch.stack([before.data.train[index]["video"] for index in range(12)])
     error = {}
     for name, pipe in (("start", before.pipe), ("end", load(tmp_path / "run"))):
@@ -62,8 +63,8 @@ def test_training_beats_the_principal_components_that_it_starts_from(tmp_path):
 
 
 def test_a_run_starts_from_principal_components(tmp_path):
-    pipe = Trainer(config_of(tmp_path)).pipe
-    clips = torch.stack([Trainer(config_of(tmp_path)).data.train[index]["video"] for index in range(12)])
+    trainer = Trainer(config_of(tmp_path))
+    pipe, clips = trainer.pipe, torch.stack([trainer.data.train[index]["video"] for index in range(12)])
     rest = clips[:, :, 1:].reshape(12, 3, 4, 2, 8, 2, 8).permute(0, 3, 5, 1, 2, 4, 6).reshape(48, -1)
     axes = torch.linalg.svd(rest - rest.mean(0)).Vh[:4]
     wanted = (rest - rest.mean(0)) @ axes.T @ axes + rest.mean(0)
@@ -237,9 +238,9 @@ def test_pyramid_features_see_detail_and_no_constant_shift():
     assert [tuple(band.shape) for band in bands] == [(2, 3, 32, 32), (2, 3, 16, 16), (2, 3, 8, 8)]
     far = [max((a - b).abs().max() for a, b in zip(bands, features(other), strict=True)) for other in (shifted, blurred)]
     assert far[0] < 1e-4 < 0.5 < far[1]
-    # each band is over the contrast around it: a picture of twice the contrast has nearly the same bands
-    loud = [(a - b).abs().mean() / a.abs().mean() for a, b in zip(bands, features(2 * clip), strict=True)]
-    assert max(loud) < 0.5
+    # each band is over the contrast around it: twice the contrast changes it by far less than twice
+    loud = [(b.abs().mean() / a.abs().mean()).item() for a, b in zip(bands, features(2 * clip), strict=True)]
+    assert 1 < min(loud) <= max(loud) < 1.6
 
 
 def test_clip_features_come_from_a_folder(tmp_path):
