@@ -45,7 +45,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("clips", type=Path, help="folder with manifest.csv")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/vae-real"))
-    parser.add_argument("--only", choices=["train", "measure"], help="do one half: all clips, or what there is of the run")
+    parser.add_argument(
+        "--only", choices=["train", "measure"], help="do one half: all clips, or what there is of the run"
+    )
     parser.add_argument("--picture", type=Path, help="also write a picture of three clips here")
     options, flags = parser.parse_known_args()  # what is left over are flags of `text2video train`
 
@@ -99,7 +101,9 @@ def measure(
     }
     for name, row in rows.items():
         low, high = row["psnr_interval"]
-        print(f"{name:45} {row['numbers']:6d} numbers  {row['psnr']:.2f} dB ({low:.2f} to {high:.2f})  {row['ssim']:.4f}")
+        print(
+            f"{name:45} {row['numbers']:6d} numbers  {row['psnr']:.2f} dB ({low:.2f} to {high:.2f})  {row['ssim']:.4f}"
+        )
     for name, gain in gains.items():
         print(f"{name}: {gain['psnr']:.2f} dB ({gain['interval'][0]:.2f} to {gain['interval'][1]:.2f})")
     if picture:
@@ -138,7 +142,7 @@ def quality(given_back: Tensor, clips: Tensor) -> tuple[float, float]:
 
 
 def structural_similarity(x: Tensor, y: Tensor) -> Tensor:
-    """Mean SSIM of videos in [0, 1] (Wang et al. 2004), of each colour of each frame, a Gaussian window of 11 pixels."""
+    """Mean SSIM of videos in [0, 1] (Wang et al. 2004), colour by colour, a Gaussian window of 11 pixels."""
     line = torch.exp(-(torch.arange(11) - 5.0).square() / (2 * 1.5**2))
     window = torch.outer(line, line)[None, None] / line.sum() ** 2
 

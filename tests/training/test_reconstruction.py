@@ -3,6 +3,7 @@
 import json
 import math
 import signal
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -77,7 +78,7 @@ def test_the_discriminator_plays_from_its_step_on(unbroken):
     assert len(rows(unbroken, "discriminator/loss")) == 3
     saved = [load_file(unbroken / "checkpoints" / f"00000{step}" / "weights.safetensors") for step in (2, 4, 5)]
     changed = {
-        part: [any(not torch.equal(a[n], b[n]) for n in a if n.startswith(part)) for a, b in zip(saved, saved[1:])]
+        part: [any(not torch.equal(a[n], b[n]) for n in a if n.startswith(part)) for a, b in pairwise(saved)]
         for part in ("vae.", "discriminator.")
     }
     assert changed == {"vae.": [True, True], "discriminator.": [True, True]}
@@ -236,7 +237,9 @@ def test_pyramid_features_see_detail_and_no_constant_shift():
     shifted, blurred = clip + 0.2, torch.nn.functional.avg_pool3d(clip, (1, 3, 3), 1, (0, 1, 1))
     bands = features(clip)
     assert [tuple(band.shape) for band in bands] == [(2, 3, 32, 32), (2, 3, 16, 16), (2, 3, 8, 8)]
-    far = [max((a - b).abs().max() for a, b in zip(bands, features(other), strict=True)) for other in (shifted, blurred)]
+    far = [
+        max((a - b).abs().max() for a, b in zip(bands, features(other), strict=True)) for other in (shifted, blurred)
+    ]
     assert far[0] < 1e-4 < 0.5 < far[1]
     # each band is over the contrast around it: twice the contrast changes it by far less than twice
     loud = [(b.abs().mean() / a.abs().mean()).item() for a, b in zip(bands, features(2 * clip), strict=True)]

@@ -4,7 +4,6 @@ A caption speaks of the whole clip, so a model of text sees all of it. An autoen
 are thousands of different samples to it.
 """
 
-
 from typing import Any
 
 import numpy as np

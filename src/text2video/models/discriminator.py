@@ -1,6 +1,8 @@
 """Judges patches of videos: real, or given back by an autoencoder (PatchGAN of Isola et al. 2017, arXiv:1611.07004,
 over time too)."""
 
+from itertools import pairwise
+
 import torch.nn.functional as F
 from diffusers import ModelMixin
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -23,7 +25,7 @@ class PatchDiscriminator(ModelMixin, ConfigMixin):
         widths = (in_channels, width, 2 * width, 4 * width)
         self.layers = nn.ModuleList(
             Conv3d(before, after, 4, stride=(1 if index == 0 else 2, 2, 2), padding=(2, 1, 1))
-            for index, (before, after) in enumerate(zip(widths, widths[1:], strict=False))
+            for index, (before, after) in enumerate(pairwise(widths))
         )
         self.leave = Conv3d(widths[-1], 1, 3, padding=1)
 

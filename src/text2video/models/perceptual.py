@@ -6,6 +6,7 @@ pyramid"). `ClipFeatures` are the layers of a CLIP vision model that is on the d
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -65,15 +66,17 @@ class ClipFeatures(nn.Module):
         self.model.eval().requires_grad_(False)
         self.frames = frames
         # of the pictures that CLIP was trained on
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("mean", torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1), persistent=False)
 
     def forward(self, video: Tensor) -> list[Tensor]:
-        """`[B, 3, T, H, W]` in [-1, 1] -> a quarter of the layers, from the middle on: `[B * frames, L, D]`, each token of unit length."""
+        """`[B, 3, T, H, W]` in [-1, 1] -> some of the layers, `[B * frames, L, D]`, each token of mean square 1."""
         count = video.shape[2]
         places = torch.linspace(0, count - 1, min(self.frames, count)).round().long()
         frames = video[:, :, places.to(video.device)].transpose(1, 2).flatten(0, 1)  # [B * frames, 3, H, W]
-        side = self.model.config.image_size
+        side: Any = self.model.config.image_size
         frames = F.interpolate(frames, size=(side, side), mode="bicubic", antialias=True, align_corners=False)
         pixels = ((frames + 1) / 2 - self.mean) / self.std
         layers = self.model(pixel_values=pixels, output_hidden_states=True).hidden_states

@@ -139,7 +139,7 @@ def _autoencoder(config: RunConfig, video: Bucket) -> Facts:
 
     for module in parts.values():
         module.requires_grad_(True)
-    return Facts(parts, predict, video, (3, *video), vae.rules)
+    return Facts(parts, predict, video, (3, video.frames, video.height, video.width), vae.rules)
 
 
 def _new(config: RunConfig, video: Bucket) -> Facts:

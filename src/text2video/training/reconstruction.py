@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from ..diffusion.objectives import Batch, Predict
 
 
-
 def log_mse(x: Tensor, y: Tensor) -> Tensor:
     """The mean over clips of the logarithm of each one's mean square, which is what PSNR measures: an easy clip counts
     as much as a hard one. Errors below one level of 255 are as good as none."""
