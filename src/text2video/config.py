@@ -308,10 +308,6 @@ class RunConfig(_Section):
             )
         if self.memory.quantize and len(held) > 1:
             raise ValueError(f"memory.quantize holds weights in one way and memory.{held[1]} in another: leave out one")
-        if self.model.kind == "vae":
-            given = {"lora": self.lora, "data.load_tensors": self.data.load_tensors, "model.codec": self.model.codec}
-            if names := [name for name, value in given.items() if value]:
-                raise ValueError(f"a video autoencoder is trained whole, on pixels: leave out {', '.join(names)}")
         unused = ("augment", "buckets", "caption_prefix", "max_samples", "dataset_class")
         if self.data.shapes is not None and (given := [name for name in unused if getattr(self.data, name)]):
             raise ValueError(f"data.shapes makes its own clips: leave out {', '.join(given)}")

@@ -14,12 +14,14 @@ from torch import nn
 from text2video import video
 from text2video.cli.dry_run import describe
 from text2video.config import RunConfig
+from text2video.data import shapes
 from text2video.diffusion.objectives import Batch
 from text2video.errors import ModelError, UsageError
 from text2video.families.opening import load, open_model
 from text2video.generation import generate
 from text2video.models.codecs import encode, open_codec
 from text2video.models.perceptual import ClipFeatures, LaplacianFeatures
+from text2video.planner.plan import plan
 from text2video.training.checkpoint import Checkpoints
 from text2video.training.reconstruction import Reconstruction, divergence
 from text2video.training.trainer import Trainer, train
@@ -153,8 +155,9 @@ def test_sizes_that_do_not_fit_are_named(tmp_path):
 
 
 def test_what_it_cannot_be_told_is_refused(tmp_path, unbroken, tiny_model):
-    with pytest.raises(UsageError, match=r"trained whole, on pixels: leave out lora"):
-        config_of(tmp_path, "--lora")
+    for start in ((), ("--kind", "unet3d", "--model", str(unbroken))):
+        with pytest.raises(UsageError, match=r"trained whole, on pixels: leave out --lora\."):
+            train(config_of(tmp_path, "--lora", *start))
     with pytest.raises(UsageError, match=r"is of the family native"):
         train(config_of(tmp_path, "--model", str(tiny_model)))
     with pytest.raises(ModelError, match=r"CLIP vision model.*cannot be loaded"):
@@ -259,3 +262,26 @@ def test_clip_features_come_from_a_folder(tmp_path):
     sum(layer[..., 0].sum() for layer in layers).backward()
     assert clip.grad.abs().sum() > 0
     assert not any(parameter.requires_grad for parameter in features.parameters())
+
+
+# --- the recipes --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """A data set of files."""
+    folder = tmp_path_factory.mktemp("made")
+    shapes.write(folder, 6, 0, 18, 24)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["tiny", "real", "base", "large"])
+def test_the_recipes_are_whole(name, made):
+    path = Path(__file__).parents[2] / "configs" / f"vae-{name}.yaml"
+    files = [] if name == "tiny" else ["--data_dir", str(made), "--val_fraction", "0.2"]
+    config = RunConfig.load(path, [*files, "--num_workers", "0"])
+    said = describe(RunConfig.load(path, [*files, "--batch_size", "1", "--frame_size", "64"]))
+    assert "# vae: " in said
+    planned = plan(config, on_gpu=True)
+    if name == "base":
+        assert planned.peak < 20e9
