@@ -80,9 +80,12 @@ def measure(
         "PCA of patches": (latents, principal_components(fitted, channels)),
         **{name: best(kinds, clips) for name, kinds in resizing(latents).items()},
     }
-    found = {name: [quality(way(clip), clip) for clip in clips] for name, (_, way) in ways.items()}
-    psnr = {name: np.array([value[0] for value in values]) for name, values in found.items()}  # by clip
-    ssim = {name: np.array([value[1] for value in values]) for name, values in found.items()}
+    psnr: dict[str, np.ndarray] = {}  # by clip
+    ssim: dict[str, np.ndarray] = {}
+    for name, (_, way) in ways.items():
+        found = [levels(way(clip)) for clip in clips]
+        psnr[name] = np.array([signal_to_noise(*pair) for pair in zip(found, clips, strict=True)])
+        ssim[name] = np.array([structural_similarity(*pair) for pair in zip(found, clips, strict=True)])
     rows = {
         name: {
             "numbers": ways[name][0],
@@ -133,28 +136,31 @@ def stretches(path: Path, count: int = STRETCHES) -> Tensor:
     return torch.from_numpy(pieces.transpose(0, 4, 1, 2, 3).copy()).float() / 127.5 - 1
 
 
-def quality(given_back: Tensor, clips: Tensor) -> tuple[float, float]:
-    """The mean peak signal-to-noise ratio in dB and structural similarity of videos, rounded to 8 bits."""
-    levels = ((given_back.clamp(-1, 1) + 1) * 127.5).round() / 255
-    wanted = (clips + 1) / 2
-    errors = (levels - wanted).square().flatten(1).mean(1)
-    return float((-10 * errors.log10()).mean()), float(structural_similarity(levels, wanted))
+def levels(videos: Tensor) -> Tensor:
+    """Videos as a file holds them, in 8 bits, in [-1, 1]."""
+    return ((videos.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
 
 
-def structural_similarity(x: Tensor, y: Tensor) -> Tensor:
-    """Mean SSIM of videos in [0, 1] (Wang et al. 2004), colour by colour, a Gaussian window of 11 pixels."""
+def signal_to_noise(given_back: Tensor, clips: Tensor) -> float:
+    """The mean peak signal-to-noise ratio of videos in [-1, 1], in dB."""
+    return float((-10 * ((given_back - clips) / 2).square().flatten(1).mean(1).log10()).mean())
+
+
+def structural_similarity(x: Tensor, y: Tensor) -> float:
+    """Mean SSIM of videos in [-1, 1] (Wang et al. 2004), colour by colour, a Gaussian window of 11 pixels."""
     line = torch.exp(-(torch.arange(11) - 5.0).square() / (2 * 1.5**2))
     window = torch.outer(line, line)[None, None] / line.sum() ** 2
 
     def blur(z: Tensor) -> Tensor:
         return F.conv2d(z.reshape(-1, 1, *z.shape[-2:]), window)
 
+    x, y = (x + 1) / 2, (y + 1) / 2
     mean_x, mean_y = blur(x), blur(y)
     var_x, var_y = blur(x * x) - mean_x**2, blur(y * y) - mean_y**2
     covariance = blur(x * y) - mean_x * mean_y
     c1, c2 = 0.01**2, 0.03**2
     luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
-    return (luminance * (2 * covariance + c2) / (var_x + var_y + c2)).mean()
+    return float((luminance * (2 * covariance + c2) / (var_x + var_y + c2)).mean())
 
 
 def interval(values: np.ndarray) -> list[float]:
@@ -178,7 +184,7 @@ def resized(down: str, up: str, frames: int, side: int) -> Callable[[Tensor], Te
     """Shrinking to so many frames and pixels, and enlarging again."""
     time = axis(frames, FRAMES, up) @ axis(FRAMES, frames, down) if frames < FRAMES else torch.eye(FRAMES)
     space = axis(side, SIDE, up) @ axis(SIDE, side, down) if side < SIDE else torch.eye(SIDE)
-    return lambda x: torch.einsum("st,hi,wj,nctij->ncshw", time, space, space, x)
+    return lambda x: torch.einsum("nctij,st,hi,wj->ncshw", x, time, space, space)
 
 
 Ways = list[tuple[str, int, Callable[[Tensor], Tensor]]]
@@ -207,7 +213,7 @@ def resizing(numbers: int) -> dict[str, Ways]:
 
 def best(ways: Ways, clips: list[Tensor]) -> tuple[int, Callable[[Tensor], Tensor]]:
     """Of several ways the one that these clips come out of best."""
-    _, numbers, way = max(ways, key=lambda way: np.mean([quality(way[2](clip), clip)[0] for clip in clips]))
+    _, numbers, way = max(ways, key=lambda way: np.mean([signal_to_noise(levels(way[2](clip)), clip) for clip in clips]))
     return numbers, way
 
 
@@ -236,8 +242,8 @@ def draw(path: Path, clips: list[Tensor], ways: dict[str, Callable[[Tensor], Ten
     for clip in clips[:4]:
         pictures = [clip[1:2], *(way(clip[1:2]) for way in ways.values())]
         rows.append(torch.cat([picture[0, :, FRAMES // 2 + 2] for picture in pictures], dim=2))  # [3, H, 4 W]
-    levels = ((torch.cat(rows, dim=1).clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
-    Image.fromarray(levels).save(path, quality=90)
+    pixels = ((torch.cat(rows, dim=1).clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+    Image.fromarray(pixels).save(path, quality=85)
     print(f"{path}: the clip, {', '.join(ways)}")
 
 
