@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from .data.dataset import TextVideoDataset
     from .diffusion.objectives import TextToVideoDiffusion
     from .families.opening import load
+    from .models.latent_unet import LatentUNet3D
     from .models.text import TextEncoder
+    from .models.transformer import VideoTransformer
     from .models.unet3d import UNet3D
     from .models.video_vae import VideoVAE
     from .pipelines import TextToVideoPipeline
@@ -23,12 +25,14 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "BucketSampler": "data.buckets",
+    "LatentUNet3D": "models.latent_unet",
     "RunConfig": "config",
     "TextEncoder": "models.text",
     "TextToVideoDiffusion": "diffusion.objectives",
     "TextToVideoPipeline": "pipelines",
     "TextVideoDataset": "data.dataset",
     "UNet3D": "models.unet3d",
+    "VideoTransformer": "models.transformer",
     "VideoVAE": "models.video_vae",
     "load": "families.opening",
     "train": "training.trainer",
@@ -36,12 +40,14 @@ _HOMES = {
 
 __all__ = [
     "BucketSampler",
+    "LatentUNet3D",
     "RunConfig",
     "TextEncoder",
     "TextToVideoDiffusion",
     "TextToVideoPipeline",
     "TextVideoDataset",
     "UNet3D",
+    "VideoTransformer",
     "VideoVAE",
     "load",
     "train",

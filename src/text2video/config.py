@@ -20,6 +20,18 @@ from .values import merged, over, preset_file, read_yaml
 Positive = Annotated[int, Field(gt=0)]
 Level = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+# `model.kind` -> the fields of `ModelConfig` that its architecture has.
+UNET = ("model_channels", "channel_mult", "num_res_blocks", "attention", "head_dim")
+FIELDS = {
+    "unet3d": (*UNET, "downsample_time", "patch_size", "conv"),
+    "latent_unet": UNET,
+    "transformer": ("size", "patch_size", "time_attention"),
+    "vae": (),
+}
+# `model.kind` -> defaults that are others than the fields' own.
+DEFAULTS: dict[Any, dict[str, Any]] = {
+    "latent_unet": {"model_channels": 64, "attention": ["factorised"] * 3, "head_dim": 32}
+}
 
 
 class _Section(BaseModel):
@@ -115,22 +127,45 @@ class DataConfig(_Section):
 
 
 class ModelConfig(_Section):
-    """What is trained. See `UNet3D` and `VideoVAE` for what each argument means."""
+    """What is trained. See `UNet3D`, `LatentUNet3D`, `VideoTransformer` and `VideoVAE` for what each argument means."""
 
-    kind: Literal["unet3d", "vae"] = Field("unet3d", description="architecture: a denoiser, or a video autoencoder")
+    kind: Literal["unet3d", "latent_unet", "transformer", "vae"] = Field(
+        "unet3d", description="architecture: a denoiser, or vae, a video autoencoder"
+    )
     codec: Path | None = Field(None, description="folder of a diffusers autoencoder; none: pixels are denoised")
     model_class: str | None = Field(None, description="your subclass of the architecture, as module:Class")
     model_args: dict[str, Any] = Field({}, description="further arguments of that class")
+    patch_size: list[Positive] = Field(
+        [], description="patch (frames, height, width) that becomes one position; none: 1 1 1, transformer 1 2 2"
+    )
+    size: Literal["5M", "30M", "130M", "450M", "1B", "3B", "7B", "14B"] = Field(
+        "30M", description="transformer: parameters, see SIZES"
+    )
+    time_attention: Literal["full", "factorised", "causal"] = Field(
+        "full", description="transformer: who sees whom along time"
+    )
     model_channels: Positive = Field(128, description="width of the first level")
     channel_mult: list[float] = Field([1, 2, 4], description="width of each level, in model_channels")
     num_res_blocks: Positive = Field(2, description="residual blocks a level")
-    attention: list[Literal["none", "time", "space+time", "full"]] = Field(
-        ["time", "space+time", "space+time"], description="self-attention of each level"
+    attention: list[Literal["none", "time", "factorised", "full", "causal"]] = Field(
+        ["time", "factorised", "factorised"], description="self-attention of each level"
     )
     downsample_time: list[bool] = Field([False, False], description="whether a step to the next level halves frames")
-    patch_size: list[Positive] = Field([1, 1, 1], description="space-to-depth patch (frames, height, width)")
     conv: Literal["3d", "factorised"] = Field("3d", description="3D convolutions, or space then time")
     head_dim: Positive = Field(64, description="width of an attention head")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_defaults_of_kind(cls, values: Any) -> Any:
+        return {**DEFAULTS.get(str(values.get("kind")), {}), **values} if isinstance(values, dict) else values
+
+    @model_validator(mode="after")
+    def _has_fields_of_kind(self) -> "ModelConfig":
+        fields = type(self).model_fields
+        for name in sorted({name for names in FIELDS.values() for name in names} - {*FIELDS[self.kind]}):
+            if getattr(self, name) != fields[name].default:
+                raise ValueError(f"model.kind is {self.kind}, which has no model.{name}: leave it out")
+        return self
 
 
 class TextConfig(_Section):
@@ -149,7 +184,9 @@ class DiffusionConfig(_Section):
     objective: str | None = Field(None, description="your subclass of TextToVideoDiffusion, as module:Class")
     schedule: Literal["cosine", "linear", "scaled_linear", "flow"] = Field("cosine", description="noise schedule")
     num_timesteps: Positive = Field(1000, description="training timesteps")
-    shift: Annotated[float, Field(gt=0)] = Field(1.0, description="flow: above 1 more noise, for larger videos")
+    shift: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
+        1.0, description="flow: above 1 more noise, for larger videos; auto: by each video's size"
+    )
     prediction: Literal["epsilon", "v", "x0", "flow"] = Field("epsilon", description="what the model predicts")
     weighting: Literal["uniform", "min_snr"] = Field("uniform", description="loss weight over noise levels")
     min_snr_gamma: Annotated[float, Field(gt=0)] = Field(5.0, description="gamma of min-SNR weighting")

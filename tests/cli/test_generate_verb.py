@@ -49,6 +49,18 @@ def test_settings_reach_the_video(command, tiny, tmp_path):
     assert (settings["guidance_scale"], settings["negative_prompt"]) == (1.5, "blue")
 
 
+def test_a_language_model_puts_prompts_into_its_words(command, tiny, tmp_path, chat_server):
+    chat_server.reply = lambda prompt, number: "A red square glides slowly to the left."
+    server = ("--polish_endpoint", chat_server.url)
+    ask = ("generate", "--model", tiny / "run", "--prompt", "red square", *server)
+    made = paths(command(*ask, "--polish", "llama"))
+    assert made[0] == "polished: A red square glides slowly to the left."
+    assert video.read_metadata(tmp_path / made[1])["prompt"] == "A red square glides slowly to the left."
+    assert "red square" in chat_server.prompts()[0]
+    code, _, err = command(*ask)
+    assert (code, "--polish" in err) == (2, True)
+
+
 def test_no_other_video_is_overwritten(command, tiny, tmp_path):
     ask = ("generate", "--model", tiny / "run", "--output_dir", "o", "--prompts", "A red square")
     assert paths(command(*ask))[0] == "o/a-red-square.mp4"

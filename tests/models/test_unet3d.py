@@ -30,7 +30,7 @@ TINY = {
     "model_channels": 16,
     "channel_mult": (1, 1.5),
     "num_res_blocks": 1,
-    "attention": ("time", "space+time"),
+    "attention": ("time", "factorised"),
     "downsample_time": (False,),
     "head_dim": 16,
 }
@@ -318,13 +318,13 @@ def test_a_subclass_defined_in_main_loads_from_a_pipeline_folder(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("masked", [False, True])
-def test_attention_written_out_equals_the_fused_kernel(masked):
+@pytest.mark.parametrize(("masked", "causal"), [(False, False), (True, False), (False, True)])
+def test_attention_written_out_equals_the_fused_kernel(masked, causal):
     draw = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(3, length, 2, 8, generator=draw, requires_grad=True) for length in (6, 5, 5))
     mask = torch.tensor([[True] * 5, [True, False] * 2 + [True], [True] + [False] * 4]) if masked else None
-    explicit = attention_module._explicit(q, k, v, mask)
-    fused = attention_module._fused(q, k, v, mask)
+    explicit = attention_module._explicit(q, k, v, mask, causal)
+    fused = attention_module._fused(q, k, v, mask, causal)
     assert torch.allclose(explicit, fused, atol=1e-5)
     weight = torch.randn(explicit.shape, generator=draw)
     for a, b in zip(

@@ -1,5 +1,6 @@
 """The options that say which model answers, the same for every verb that asks one, and what such a verb says."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,6 +79,39 @@ class Answering:
             batch_size=self.batch_size,
             max_tokens=self.max_tokens or MAX_TOKENS,
         )
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Polishing:
+    """Prompts in richer words before a video is made of them, for models that were trained on long captions.
+
+    Args:
+        polish: A language model's folder or name, which rewrites each prompt; with an endpoint, the name it has there.
+        polish_endpoint: A server that speaks OpenAI's API; without, the language model runs here.
+        polish_key_env: Environment variable with that server's key.
+    """
+
+    polish: str | None = None
+    polish_endpoint: str | None = None
+    polish_key_env: str | None = None
+
+    def __call__(self, prompts: Sequence[str]) -> list[str]:
+        """The prompts as they are, or as the language model puts them, which is said."""
+        if self.polish is None:
+            if self.polish_endpoint or self.polish_key_env:
+                raise UsageError("--polish_endpoint needs --polish with the name of the language model there.")
+            return list(prompts)
+        from ..data.captions import polish_prompts
+
+        answerer = Answering(self.polish, self.polish_endpoint, self.polish_key_env).open(sees=False)
+        polished = polish_prompts(prompts, answerer)
+        for text in polished:
+            say(f"polished: {text}")
+        return polished
+
+
+AS_GIVEN = Polishing()
 
 
 def read_template(text_or_file: str) -> str:

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 from cyclopts.types import PositiveInt
 
 from ..errors import UsageError
+from .answering import AS_GIVEN, Polishing
 from .prompts import ask, asked_prompts, read_prompts
 from .sampling import AS_TRAINED, AS_USUAL, NO_OPTIONS, Opened, Options, Sampling
 from .terminal import progress, say
@@ -28,6 +29,7 @@ def generate(
     sampling: Sampling = AS_TRAINED,
     options: Options = NO_OPTIONS,
     opened: Opened = AS_USUAL,
+    polishing: Polishing = AS_GIVEN,
     batch_size: PositiveInt = 1,
     device: str = "auto",
     dtype: str = "auto",
@@ -74,7 +76,8 @@ def generate(
     values |= {"height": sampling.height or side, "width": sampling.width or side}
     extras = {"save_gif": save_gif, "save_frames": save_frames, "visualize": visualize}
     videos = Videos(model, device, dtype, opened.opening(), output_dir, output_video, extras, batch_size)
-    for some in [wanted] if wanted else asked_prompts():
+    for asked in [wanted] if wanted else asked_prompts():
+        some = polishing(asked)
         with progress("generating", "steps") as report:
             for path in videos.make(some, Settings(**values, options=options.given(), seed=seed), report):
                 say(path)

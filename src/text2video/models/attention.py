@@ -12,15 +12,18 @@ from torch import Tensor, nn
 from .layers import zeroed
 
 
-def attention(q_BLND: Tensor, k_BSND: Tensor, v_BSND: Tensor, mask_BS: Tensor | None = None) -> Tensor:
+def attention(
+    q_BLND: Tensor, k_BSND: Tensor, v_BSND: Tensor, mask_BS: Tensor | None = None, causal: bool = False
+) -> Tensor:
     """`softmax(q k^T / sqrt(D)) v`, `[B, L, N, D]`.
 
     `mask_BS` is bool, true where a key may be seen. A row that sees no key at all gets zeros, not NaN.
+    `causal`, without a mask: query i sees keys 0 to i.
     """
     if mask_BS is not None:
         v_BSND = v_BSND * mask_BS[:, :, None, None].to(v_BSND.dtype)
     core = _explicit if _explicit_is_faster(q_BLND, k_BSND) else _fused
-    return core(q_BLND, k_BSND, v_BSND, mask_BS)
+    return core(q_BLND, k_BSND, v_BSND, mask_BS, causal)
 
 
 def _explicit_is_faster(q_BLND: Tensor, k_BSND: Tensor) -> bool:
@@ -31,12 +34,15 @@ def _explicit_is_faster(q_BLND: Tensor, k_BSND: Tensor) -> bool:
     return k_BSND.shape[1] <= (512 if q_BLND.dtype == torch.bfloat16 else 64)
 
 
-def _explicit(q_BLND: Tensor, k_BSND: Tensor, v_BSND: Tensor, mask_BS: Tensor | None) -> Tensor:
+def _explicit(q_BLND: Tensor, k_BSND: Tensor, v_BSND: Tensor, mask_BS: Tensor | None, causal: bool) -> Tensor:
     heads = q_BLND.shape[2]
     k_BSND = k_BSND * q_BLND.shape[-1] ** -0.5
     q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (q_BLND, k_BSND, v_BSND))  # [B*N, L or S, D]
     # Keys come first: a softmax over few keys runs along the queries in memory, up to three times as fast.
-    if mask_BS is None:
+    if causal:
+        seen_LS = torch.ones(q.shape[1], k.shape[1], dtype=torch.bool, device=q.device).tril()
+        scores = torch.baddbmm(_bias(seen_LS, q.dtype).T, k, q.mT)  # [B*N, S, L]
+    elif mask_BS is None:
         scores = k @ q.mT  # [B*N, S, L]
     else:
         bias = _bias(mask_BS, q.dtype).repeat_interleave(heads, 0)[:, :, None]  # [B*N, S, 1]
@@ -44,18 +50,21 @@ def _explicit(q_BLND: Tensor, k_BSND: Tensor, v_BSND: Tensor, mask_BS: Tensor | 
     return (scores.softmax(1).mT @ v).unflatten(0, (-1, heads)).transpose(1, 2)
 
 
-def _fused(q_BLND: Tensor, k_BSND: Tensor, v_BSND: Tensor, mask_BS: Tensor | None) -> Tensor:
+def _fused(q_BLND: Tensor, k_BSND: Tensor, v_BSND: Tensor, mask_BS: Tensor | None, causal: bool) -> Tensor:
     bias_B11S = None if mask_BS is None else _bias(mask_BS, q_BLND.dtype)[:, None, None, :]
     out_BNLD = F.scaled_dot_product_attention(
-        q_BLND.transpose(1, 2), k_BSND.transpose(1, 2), v_BSND.transpose(1, 2), attn_mask=bias_B11S
+        q_BLND.transpose(1, 2),
+        k_BSND.transpose(1, 2),
+        v_BSND.transpose(1, 2),
+        attn_mask=bias_B11S,
+        is_causal=causal,
     )
     return out_BNLD.transpose(1, 2)
 
 
-def _bias(mask_BS: Tensor, dtype: torch.dtype) -> Tensor:
+def _bias(seen: Tensor, dtype: torch.dtype) -> Tensor:
     # Finite: where every key is hidden, -inf would give NaN.
-    bias_BS = torch.zeros(mask_BS.shape, dtype=dtype, device=mask_BS.device)
-    return bias_BS.masked_fill(~mask_BS, torch.finfo(dtype).min / 2)
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min / 2)
 
 
 class SelfAttention(nn.Module):
@@ -72,12 +81,12 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(channels, 3 * width, bias=False)
         self.out = zeroed(nn.Linear(width, channels))
 
-    def forward(self, x_BLC: Tensor, positions_LC: Tensor | None = None) -> Tensor:
+    def forward(self, x_BLC: Tensor, positions_LC: Tensor | None = None, causal: bool = False) -> Tensor:
         h_BLC = self.norm(x_BLC)
         if positions_LC is not None:
             h_BLC = h_BLC + positions_LC.to(h_BLC.dtype)
         q, k, v = self.qkv(h_BLC).unflatten(-1, (3, -1, self.head_dim)).unbind(2)  # each [B, L, N, D]
-        return self.out(attention(q, k, v).flatten(2))  # [B, L, C]
+        return self.out(attention(q, k, v, causal=causal).flatten(2))  # [B, L, C]
 
 
 class CrossAttention(nn.Module):
@@ -96,3 +105,17 @@ class CrossAttention(nn.Module):
         q_BLND = self.q(self.norm(x_BLC)).unflatten(-1, (-1, self.head_dim))
         k, v = self.kv(text_BSE).unflatten(-1, (2, -1, self.head_dim)).unbind(2)  # each [B, S, N, D]
         return self.out(attention(q_BLND, k, v, mask_BS).flatten(2))  # [B, L, C]
+
+
+class FeedForward(nn.Module):
+    """A gated layer at each place of `[..., C]` (GEGLU: Shazeer 2020, arXiv:2002.05202), at zero in the beginning."""
+
+    def __init__(self, channels: int, multiple: int = 4):
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.widen = nn.Linear(channels, 2 * multiple * channels)
+        self.narrow = zeroed(nn.Linear(multiple * channels, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.widen(self.norm(x)).chunk(2, dim=-1)
+        return self.narrow(value * F.gelu(gate))

@@ -28,8 +28,16 @@ def zeroed(layer: Layer) -> Layer:
     return layer
 
 
+def mean_token(text: Tensor, mask: Tensor | None) -> Tensor:
+    """The mean of the tokens that there are: `[B, L, D]` -> `[B, D]`; `mask` is bool `[B, L]`, true where one is."""
+    if mask is None:
+        return text.mean(1)
+    kept = mask[..., None].to(text.dtype)
+    return (text * kept).sum(1) / kept.sum(1).clamp(min=1)
+
+
 class TimestepEmbedding(nn.Module):
-    """Timesteps `[B]`, whole or fractional, on the scale 0 to 1000 -> `[B, width]`."""
+    """Timesteps `[...]`, whole or fractional, on the scale 0 to 1000 -> `[..., width]`."""
 
     def __init__(self, frequencies: int, width: int):
         super().__init__()
@@ -38,8 +46,8 @@ class TimestepEmbedding(nn.Module):
         self.second = nn.Linear(width, width)
 
     def forward(self, timestep: Tensor) -> Tensor:
-        h = sinusoid(timestep, self.frequencies).to(self.first.weight.dtype)  # [B, frequencies]
-        return self.second(F.silu(self.first(h)))  # [B, width]
+        h = sinusoid(timestep, self.frequencies).to(self.first.weight.dtype)  # [..., frequencies]
+        return self.second(F.silu(self.first(h)))  # [..., width]
 
 
 class Conv3d(nn.Conv3d):
@@ -64,18 +72,19 @@ class CosineField(nn.Module):
     Args:
         width: of the vector.
         channels: of the field.
-        waves: of each axis, the constant one among them.
+        waves: of time, height and width, the constant one among them; with one of time, the field is the same in
+            every frame and does not know how many frames there are.
     """
 
-    def __init__(self, width: int, channels: int, waves: int = 3):
+    def __init__(self, width: int, channels: int, waves: tuple[int, int, int] = (3, 3, 3)):
         super().__init__()
         self.waves = waves
-        self.amplitudes = nn.Linear(width, waves**3 * channels)
+        self.amplitudes = nn.Linear(width, math.prod(waves) * channels)
 
     def forward(self, vector: Tensor, sizes: tuple[int, int, int]) -> Tensor:
         """`[B, width]` and (T, H, W) -> `[B, C, T, H, W]`."""
-        field = self.amplitudes(vector).unflatten(1, (self.waves, self.waves, self.waves, -1))  # [B, K, K, K, C]
-        t, h, w = (cosines(size, self.waves, field) for size in sizes)
+        field = self.amplitudes(vector).unflatten(1, (*self.waves, -1))  # [B, I, J, K, C]
+        t, h, w = (cosines(size, waves, field) for size, waves in zip(sizes, self.waves, strict=True))
         field = torch.einsum("bijkc,ti->btjkc", field, t)
         field = torch.einsum("btjkc,hj->bthkc", field, h)
         return torch.einsum("bthkc,wk->bthwc", field, w).permute(0, 4, 1, 2, 3)  # channels last in memory
@@ -93,16 +102,29 @@ class ModulatedNorm(nn.Module):
     """`silu(norm(x) * (1 + scale) + shift)`: group normalisation, a scale and a shift for each sample, SiLU.
 
     Groups of 16 channels or more, at most 32 of them. Statistics are float32 whatever the input's type.
+
+    Args:
+        groups: in place of those.
+        per_frame: whether each frame has statistics of its own, as where no frame may tell of a later one.
     """
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, groups: int | None = None, per_frame: bool = False):
         super().__init__()
-        self.groups = math.gcd(channels, min(32, max(1, channels // 16)))
+        self.groups = groups or math.gcd(channels, min(32, max(1, channels // 16)))
+        self.per_frame = per_frame
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
         """`x` `[B, C, T, H, W]`, `scale` and `shift` `[B, C]`, both or neither."""
+        if not self.per_frame:
+            return self._whole(x, scale, shift)
+        frames = x.shape[2]
+        told = (None if each is None else each.repeat_interleave(frames, 0) for each in (scale, shift))  # [B*T, C]
+        y = self._whole(x.transpose(1, 2).flatten(0, 1)[:, :, None], *told)  # [B*T, C, 1, H, W]
+        return y[:, :, 0].unflatten(0, (-1, frames)).transpose(1, 2)
+
+    def _whole(self, x: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
         gain, offset = self.weight.float()[None], self.bias.float()[None]  # each [1, C]
         if scale is not None and shift is not None:
             gain = gain * (1 + scale.float())

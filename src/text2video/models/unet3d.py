@@ -6,47 +6,33 @@ Singer et al. 2022 (arXiv:2209.14792).
 """
 
 import functools
-import inspect
 import math
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from diffusers import ModelMixin
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.loaders import PeftAdapterMixin
-from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
 from ..errors import ModelError
-from ..sizes import ShapeRules
-from .attention import CrossAttention, SelfAttention
+from .attention import CrossAttention
+from .causal import same_size
+from .denoiser import Denoiser, DenoiserOutput
 from .layers import (
     Conv3d,
     CosineField,
     ModulatedNorm,
     TimestepEmbedding,
     depth_to_space,
-    sinusoid,
+    mean_token,
     space_to_depth,
     zeroed,
 )
-
-ATTENTION = ("none", "time", "space+time", "full")
-
-
-@dataclass
-class UNet3DOutput(BaseOutput):
-    """`sample`: the prediction `[B, out_channels, T, H, W]`."""
-
-    sample: Tensor
+from .spacetime import SpacetimeAttention, check_attention
 
 
-class UNet3D(ModelMixin, ConfigMixin, PeftAdapterMixin):
+class UNet3D(Denoiser):
     """Predicts what a video `x_t` was made of: noise, velocity or clean video, as the objective asks.
 
     Any frame count and size that are multiples of `strides` work.
@@ -57,8 +43,9 @@ class UNet3D(ModelMixin, ConfigMixin, PeftAdapterMixin):
         model_channels: width of the first level.
         channel_mult: width of each level as a multiple of `model_channels`, fractions allowed; one level a number.
         num_res_blocks: residual blocks in each level, down and up alike.
-        attention: one for each level: "none", "time" (each place along time), "space+time" (each frame, then along
-            time) or "full" (every place of every frame).
+        attention: one for each level: "none", "time" (each place along time), "factorised" (each frame, then along
+            time), "full" (every place of every frame) or "causal" (as factorised, and nothing in the model looks at
+            later frames: a frame's prediction is the same whatever follows it).
         downsample_time: for each step from a level to the next, whether it halves the frames too.
         patch_size: frames, height, width of the blocks of pixels that become one position at the entrance.
         conv: "3d", or "factorised": over space, then over time, with 45% of the weights and products.
@@ -80,12 +67,6 @@ class UNet3D(ModelMixin, ConfigMixin, PeftAdapterMixin):
                 return super().forward(sample, timestep, encoder_hidden_states, **kwargs)
     """
 
-    _supports_gradient_checkpointing = True
-    _no_split_modules = ["Block"]  # noqa: RUF012 - the name and type that diffusers reads
-    _repeated_blocks = ["Block"]  # noqa: RUF012
-    _skip_layerwise_casting_patterns = ["norm"]  # noqa: RUF012
-
-    @register_to_config
     def __init__(
         self,
         in_channels: int = 3,
@@ -94,7 +75,7 @@ class UNet3D(ModelMixin, ConfigMixin, PeftAdapterMixin):
         model_channels: int = 128,
         channel_mult: Sequence[float] = (1, 2, 4),
         num_res_blocks: int = 2,
-        attention: Sequence[str] = ("time", "space+time", "space+time"),
+        attention: Sequence[str] = ("time", "factorised", "factorised"),
         downsample_time: Sequence[bool] = (False, False),
         patch_size: Sequence[int] = (1, 1, 1),
         conv: Literal["3d", "factorised"] = "3d",
@@ -102,10 +83,9 @@ class UNet3D(ModelMixin, ConfigMixin, PeftAdapterMixin):
         dropout: float = 0.0,
     ):
         super().__init__()
-        _check_levels(channel_mult, attention, downsample_time)
+        causal = _check_levels(channel_mult, attention, downsample_time, patch_size)
         self.model_channels = model_channels
         self.time_embed_dim = 4 * model_channels
-        self.gradient_checkpointing = False
         self.patch_size = (patch_size[0], patch_size[1], patch_size[2])
         self.steps = [(2 if halve else 1, 2, 2) for halve in downsample_time]
 
@@ -118,11 +98,12 @@ class UNet3D(ModelMixin, ConfigMixin, PeftAdapterMixin):
             head_dim=head_dim,
             conv=conv,
             dropout=dropout,
+            causal=causal,
         )
         self.time_embedding = TimestepEmbedding(model_channels, self.time_embed_dim)
         self.text_embedding = nn.Linear(cross_attention_dim, self.time_embed_dim)
-        self.enter = convolution(conv, patch * in_channels, widths[0])
-        self.place_embedding = CosineField(self.time_embed_dim, widths[0])
+        self.enter = convolution(conv, patch * in_channels, widths[0], causal=causal)
+        self.place_embedding = CosineField(self.time_embed_dim, widths[0], (1, 3, 3) if causal else (3, 3, 3))
 
         # Levels are counted from the finest; `up[level]` answers `down[level]`, `grow[level]` undoes `shrink[level]`.
         repeats = range(num_res_blocks)
@@ -139,27 +120,14 @@ class UNet3D(ModelMixin, ConfigMixin, PeftAdapterMixin):
         self.shrink = nn.ModuleList(Conv3d(depth * fine, coarse, 1) for depth, fine, coarse in steps)
         self.grow = nn.ModuleList(Conv3d(coarse, depth * fine, 1) for depth, fine, coarse in steps)
 
-        self.norm = ModulatedNorm(widths[0])
-        self.leave = zeroed(Conv3d(widths[0], patch * out_channels, 3, padding=1))
-
-    def __init_subclass__(cls, **kwargs: Any):
-        super().__init_subclass__(**kwargs)
-        # diffusers loads a model in a pipeline folder only when the module that defines it holds this name.
-        if module := sys.modules.get(cls.__module__):
-            vars(module).setdefault("ModelMixin", ModelMixin)
-        if "__init__" in vars(cls):
-            cls.__init__ = _recorded(cls)
+        self.norm = ModulatedNorm(widths[0], per_frame=causal)
+        self.leave = convolution("3d", widths[0], patch * out_channels, zero=True, causal=causal)
 
     @property
     def strides(self) -> tuple[int, int, int]:
         """Frames, height and width must be multiples of these."""
         t, h, w = (math.prod(factors) for factors in zip(self.patch_size, *self.steps, strict=True))
         return t, h, w
-
-    @property
-    def rules(self) -> ShapeRules:
-        """The videos that it can take."""
-        return ShapeRules.multiples(*self.strides)
 
     def forward(
         self,
@@ -169,7 +137,7 @@ class UNet3D(ModelMixin, ConfigMixin, PeftAdapterMixin):
         encoder_attention_mask: Tensor | None = None,
         added_embedding: Tensor | None = None,
         return_dict: bool = True,
-    ) -> UNet3DOutput | tuple[Tensor]:
+    ) -> DenoiserOutput | tuple[Tensor]:
         """The prediction for `sample` at `timestep`.
 
         Args:
@@ -191,7 +159,7 @@ class UNet3D(ModelMixin, ConfigMixin, PeftAdapterMixin):
         if text is not None:
             # What the whole caption says reaches every block from the first step on, before cross-attention has learned
             # where to look (the pooled text of Imagen, Saharia et al. 2022, section 2.3).
-            pooled = self.text_embedding(_mean(text, mask))
+            pooled = self.text_embedding(mean_token(text, mask))
             wanted = pooled if wanted is None else wanted + pooled
         embedding = F.silu(embedding if wanted is None else embedding + wanted)
 
@@ -216,12 +184,7 @@ class UNet3D(ModelMixin, ConfigMixin, PeftAdapterMixin):
                 x = depth_to_space(self.grow[level - 1](x), self.steps[level - 1])  # the finer level's shape
         x = self.leave(self.norm(x))
         x = depth_to_space(x, self.patch_size).contiguous()  # [B, out_channels, T, H, W]
-        return UNet3DOutput(sample=x) if return_dict else (x,)
-
-    def _run(self, block: nn.Module, *inputs: Tensor | None) -> Tensor:
-        if self._gradient_checkpointing_func and self.gradient_checkpointing and torch.is_grad_enabled():
-            return self._gradient_checkpointing_func(block, *inputs)
-        return block(*inputs)
+        return DenoiserOutput(sample=x) if return_dict else (x,)
 
 
 class Block(nn.Module):
@@ -238,19 +201,18 @@ class Block(nn.Module):
         head_dim: int,
         conv: str,
         dropout: float,
+        causal: bool,
     ):
         super().__init__()
-        self.norm_in = ModulatedNorm(channels)
-        self.conv_in = convolution(conv, channels, out_channels)
+        self.norm_in = ModulatedNorm(channels, per_frame=causal)
+        self.conv_in = convolution(conv, channels, out_channels, causal=causal)
         self.modulation = nn.Linear(time_channels, 2 * out_channels)
-        self.norm_out = ModulatedNorm(out_channels)
+        self.norm_out = ModulatedNorm(out_channels, per_frame=causal)
         self.dropout = nn.Dropout(dropout)
-        self.conv_out = convolution(conv, out_channels, out_channels, zero=True)
+        self.conv_out = convolution(conv, out_channels, out_channels, zero=True, causal=causal)
         self.skip = nn.Identity() if channels == out_channels else Conv3d(channels, out_channels, 1)
         self.text_attention = CrossAttention(out_channels, text_channels, head_dim)
-        self.attentions = nn.ModuleDict(
-            {axes: SelfAttention(out_channels, head_dim) for axes in attention.split("+") if axes != "none"}
-        )
+        self.attentions = SpacetimeAttention(attention, out_channels, head_dim)
 
     def forward(self, x: Tensor, embedding: Tensor, text: Tensor | None, mask: Tensor | None) -> Tensor:
         scale, shift = self.modulation(embedding).chunk(2, dim=1)  # each [B, C]
@@ -261,55 +223,28 @@ class Block(nn.Module):
         x = x.permute(0, 2, 3, 4, 1)  # [B, T, H, W, C]: the order in memory, so a view
         if text is not None:
             x = x + self.text_attention(x.flatten(1, 3), text, mask).view(x.shape)
-        for axes, layer in self.attentions.items():
-            x = x + _attend(layer, x, axes)
-        return x.permute(0, 4, 1, 2, 3)  # [B, C, T, H, W]
+        return self.attentions(x).permute(0, 4, 1, 2, 3)  # [B, C, T, H, W]
 
 
-def _attend(layer: nn.Module, x: Tensor, axes: str) -> Tensor:
-    """Self-attention along some axes of `[B, T, H, W, C]`, in the same shape."""
-    b, t, h, w, c = x.shape
-    if axes == "time":
-        sequences = x.permute(0, 2, 3, 1, 4).reshape(b * h * w, t, c)
-        return layer(sequences, _positions((t,), c, x)).view(b, h, w, t, c).permute(0, 3, 1, 2, 4)
-    if axes == "space":
-        return layer(x.reshape(b * t, h * w, c), _positions((h, w), c, x)).view(x.shape)
-    return layer(x.reshape(b, t * h * w, c), _positions((t, h, w), c, x)).view(x.shape)
-
-
-def _positions(sizes: tuple[int, ...], channels: int, like: Tensor) -> Tensor:
-    """Sinusoids of the places of a grid, an equal share of the channels for each axis: `[places, channels]`."""
-    share = channels // len(sizes)
-    axes = [sinusoid(torch.arange(size, device=like.device), share) for size in sizes]
-    shape = (*sizes, share)
-    grid = [
-        axis.view(*(size if i == j else 1 for j, size in enumerate(sizes)), share).expand(shape)
-        for i, (axis, size) in enumerate(zip(axes, sizes, strict=True))
-    ]
-    return F.pad(torch.cat(grid, dim=-1), (0, channels - share * len(sizes))).flatten(0, -2)
-
-
-def _mean(text: Tensor, mask: Tensor | None) -> Tensor:
-    """The mean of the tokens that there are: `[B, L, D]` -> `[B, D]`."""
-    if mask is None:
-        return text.mean(1)
-    kept = mask[..., None].to(text.dtype)
-    return (text * kept).sum(1) / kept.sum(1).clamp(min=1)
-
-
-def convolution(kind: str, channels: int, out_channels: int, zero: bool = False) -> nn.Module:
+def convolution(kind: str, channels: int, out_channels: int, zero: bool = False, causal: bool = False) -> nn.Module:
     """A 3 x 3 x 3 convolution, or its two factors, the last at zero where asked."""
     if kind == "3d":
-        last = Conv3d(channels, out_channels, 3, padding=1)
+        last = same_size(channels, out_channels, (3, 3, 3), causal)
         return zeroed(last) if zero else last
     if kind != "factorised":
         raise ModelError(f'conv is {kind!r}; it can be "3d" or "factorised".')
-    space = Conv3d(channels, out_channels, (1, 3, 3), padding=(0, 1, 1))
-    time = Conv3d(out_channels, out_channels, (3, 1, 1), padding=(1, 0, 0))
+    space = same_size(channels, out_channels, (1, 3, 3))
+    time = same_size(out_channels, out_channels, (3, 1, 1), causal)
     return nn.Sequential(space, zeroed(time) if zero else time)
 
 
-def _check_levels(channel_mult: Sequence[float], attention: Sequence[str], downsample_time: Sequence[bool]):
+def _check_levels(
+    channel_mult: Sequence[float],
+    attention: Sequence[str],
+    downsample_time: Sequence[bool],
+    patch_size: Sequence[int],
+) -> bool:
+    """Whether the model is causal."""
     levels = len(channel_mult)
     if len(attention) != levels or len(downsample_time) != levels - 1:
         raise ModelError(
@@ -317,31 +252,10 @@ def _check_levels(channel_mult: Sequence[float], attention: Sequence[str], downs
             f"{len(downsample_time)}. Each level needs one of attention, and each step between two levels one of "
             f"downsample_time: give {levels} and {levels - 1}."
         )
-    if unknown := [kind for kind in attention if kind not in ATTENTION]:
-        raise ModelError(f"attention has {unknown[0]!r}; each level can have one of {', '.join(ATTENTION)}.")
-
-
-def _recorded(cls: type[UNet3D]):
-    """The subclass's `__init__`, which also records its arguments in the config and shows the inherited ones.
-
-    diffusers saves and passes only arguments that it finds in the signature of `__init__`.
-    """
-    init = cls.__init__
-    own = inspect.signature(init)
-    parameters = dict(own.parameters)
-    rest = next((p for p in own.parameters.values() if p.kind is p.VAR_KEYWORD), None)
-    if rest is not None:
-        del parameters[rest.name]
-        inherited = inspect.signature(super(cls, cls).__init__).parameters
-        parameters |= {name: p.replace(kind=p.KEYWORD_ONLY) for name, p in inherited.items() if name not in parameters}
-
-    @functools.wraps(init)
-    def recording_init(self: UNet3D, *args: Any, **kwargs: Any):
-        bound = own.bind(self, *args, **kwargs)
-        bound.apply_defaults()
-        given = {name: value for name, value in list(bound.arguments.items())[1:] if name in parameters}
-        init(self, *args, **kwargs)
-        self.register_to_config(**given)
-
-    vars(recording_init)["__signature__"] = own.replace(parameters=list(parameters.values()))
-    return recording_init
+    causal = check_attention(attention)
+    if causal and (patch_size[0] > 1 or any(downsample_time)):
+        raise ModelError(
+            "attention is causal, and patch_size or downsample_time makes one position of several frames, of which "
+            "the first would see the last. Give a patch_size of 1 in time, and downsample_time false."
+        )
+    return causal

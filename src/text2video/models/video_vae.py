@@ -1,7 +1,7 @@
 """A causal autoencoder of video: four frames and 8 x 8 pixels to one latent, the first frame alone.
 
-It is a linear code of patches, as good as their principal components from the start (`fit_linear`), and two
-convolutional networks that add to its latents and to its pixels what a linear map of one patch cannot. Frames are taken
+It is a linear code of patches, better than their principal components from the start (`fit_linear`), and two
+convolutional networks that add to its latents and to its pixels what a linear map cannot. Frames are taken
 in groups at the entrance already, as in LeanVAE (Cheng and Yuan 2025, arXiv:2503.14325), so that all of it runs at a
 quarter of the resolution and less. The distribution is that of Kingma and Welling 2014 (arXiv:1312.6114).
 """
@@ -26,6 +26,7 @@ from ..errors import ModelError
 from ..sizes import Rule, ShapeRules
 from .causal import CausalBlock, TimeCache
 from .layers import Conv3d, depth_to_space, space_to_depth, zeroed
+from .patch_code import PatchCode
 from .tiling import in_pieces, in_tiles
 
 
@@ -58,7 +59,6 @@ class VideoVAE(ModelMixin, ConfigMixin):
     _supports_gradient_checkpointing = True
     _no_split_modules = ["CausalBlock"]  # noqa: RUF012 - the name and type that diffusers reads
     _repeated_blocks = ["CausalBlock"]  # noqa: RUF012
-    _skip_layerwise_casting_patterns = ["norm"]  # noqa: RUF012
 
     @register_to_config
     def __init__(
@@ -81,6 +81,11 @@ class VideoVAE(ModelMixin, ConfigMixin):
         self.tile: int | None = None  # side in latents
         self.strides = (time, space, space)
         self.fine_patch = (time, finest, finest)
+        if latent_channels > in_channels * space**2:
+            raise ModelError(
+                f"latent_channels is {latent_channels}, and a patch of the first frame has {in_channels * space**2} "
+                "numbers only. Give at most as many."
+            )
         depth = in_channels * time * finest**2
         self.linear = PatchCode(in_channels, latent_channels, self.strides)
         self.encoder = Encoder(depth, latent_channels, widths, encoder_layers)
@@ -135,6 +140,7 @@ class VideoVAE(ModelMixin, ConfigMixin):
         video = self._decode_tiles(decoded, latents)
         return DecoderOutput(sample=video) if return_dict else (video,)
 
+    @apply_forward_hook
     @torch.no_grad()
     def encode_stream(self, chunks: Iterable[Tensor]) -> Iterator[DiagonalGaussianDistribution]:
         """A video in chunks of frames -> its latents, some after each chunk, as `encode` gives them for the whole.
@@ -152,6 +158,7 @@ class VideoVAE(ModelMixin, ConfigMixin):
             encoded = self._encode_tiles(lambda part, place: self._encode(part, caches[place]), piece)
             yield DiagonalGaussianDistribution(encoded)
 
+    @apply_forward_hook
     @torch.no_grad()
     def decode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
         """Latents in chunks `[B, C, t, h, w]` of any lengths -> the frames `[B, 3, T, H, W]` that `decode` gives."""
@@ -160,9 +167,9 @@ class VideoVAE(ModelMixin, ConfigMixin):
             yield self._decode_tiles(lambda part, place: self._decode(part, caches[place]), piece)
 
     def enable_tiling(self, tile: int = 256) -> None:
-        """From now on encodes and decodes tiles of this many pixels a side, in memory that no size of video changes.
+        """From now on no layer works on more than a tile of this many pixels a side, and what its places see around it.
 
-        A tile is read with all that its places see, so the result is the same, and small tiles cost time.
+        The result is the same; small tiles cost time. In a stream each tile keeps its own past.
         """
         self.tile = max(1, tile // self.strides[1])
 
@@ -172,36 +179,31 @@ class VideoVAE(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def fit_linear(self, videos: Iterable[Tensor]) -> None:
-        """Makes the linear code the principal components of the patches of these videos, each `[B, 3, T, H, W]`.
+        """Fits the linear code to some videos, each `[B, 3, T, H, W]`; see `PatchCode.fit`.
 
-        Each latent channel then has mean 0 and standard deviation 1 over them. The networks are left as they are: new
-        ones add nothing, so the whole is then as good as principal components.
+        The networks are left as they are: new ones add nothing, so the whole is then as good as the linear code.
+
+        Raises:
+            UsageError: frames, height or width of one cannot be encoded.
         """
-        first, rest = Moments(), Moments()
+        videos = list(videos)
         for video in videos:
             self.rules.check(video.shape[2:])
-            frame, groups = self._grouped(video, first=True)
-            first.add(space_to_depth(frame[:, :, -1:], (1, *self.strides[1:])))
-            if groups.shape[2]:
-                rest.add(space_to_depth(groups, self.strides))
-        self.linear.fit(first, rest)
+        self.linear.fit(videos)
 
     def _encode_tiles(self, function: Callable[[Tensor, tuple[int, int]], Tensor], video: Tensor) -> Tensor:
         return in_tiles(function, video, self.tile, self.encoder.reach, (self.strides[1], 1))
 
     def _decode_tiles(self, function: Callable[[Tensor, tuple[int, int]], Tensor], latents: Tensor) -> Tensor:
-        return in_tiles(function, latents, self.tile, self.decoder.reach, (1, self.strides[1]))
-
-    def _grouped(self, video: Tensor, first: bool) -> tuple[Tensor, Tensor]:
-        """The group of the first frame, repeated, if it is there, and the other groups, each of a latent's frames."""
-        head = int(first)
-        return video[:, :, :head].repeat_interleave(self.strides[0], 2), video[:, :, head:]
+        reach = max(self.linear.reach, self.decoder.reach)
+        return in_tiles(function, latents, self.tile, reach, (1, self.strides[1]))
 
     def _encode(self, video: Tensor, cache: TimeCache | None = None) -> Tensor:
         """Means and log-variances `[B, 2C, t, h, w]` of the next frames of a video."""
-        frame, groups = self._grouped(video, first=cache is None or not cache.started)
-        linear = self.linear.encode(frame[:, :, -1:], groups)
-        x = space_to_depth(torch.cat([frame, groups], dim=2), self.fine_patch)
+        head = int(cache is None or not cache.started)
+        linear = self.linear.encode(video, head)
+        still = video[:, :, :head].repeat_interleave(self.strides[0] - 1, 2)  # the first frame is a group that stands
+        x = space_to_depth(torch.cat([still, video], dim=2), self.fine_patch)
         x = x.contiguous(memory_format=torch.channels_last_3d)  # as a CPU convolves fastest
         more, logvar = self.encoder(x, cache, self._run).chunk(2, dim=1)
         if cache is not None:
@@ -210,93 +212,19 @@ class VideoVAE(ModelMixin, ConfigMixin):
 
     def _decode(self, latents: Tensor, cache: TimeCache | None = None) -> Tensor:
         """The frames of the next latents of a video."""
-        first = cache is None or not cache.started
-        linear = self.linear.decode(latents[:, :, : int(first)], latents[:, :, int(first) :])
+        head = int(cache is None or not cache.started)
         latents = latents.contiguous(memory_format=torch.channels_last_3d)
-        x = depth_to_space(self.decoder(latents, cache, self._run), self.fine_patch)
+        linear = self.linear.decode(latents, head)
+        more = depth_to_space(self.decoder(latents, cache, self._run), self.fine_patch)
         if cache is not None:
             cache.started = True
-        return linear + (x[:, :, self.strides[0] - 1 :] if first else x)
+        return linear + more[:, :, head * (self.strides[0] - 1) :]  # of the first group, the last frame
 
     def _run(self, block: nn.Module, x: Tensor, cache: TimeCache | None) -> Tensor:
         if cache is None and self.gradient_checkpointing and torch.is_grad_enabled():
             checkpointed: Any = self._gradient_checkpointing_func
             return checkpointed(block, x)
         return block(x, cache)
-
-
-class PatchCode(nn.Module):
-    """A linear code of patches: those of the first frame, and those of groups of frames after it.
-
-    Args:
-        colours, channels: numbers of a pixel and of a latent.
-        patch: frames, height and width of a patch after the first frame.
-    """
-
-    def __init__(self, colours: int, channels: int, patch: tuple[int, int, int]):
-        super().__init__()
-        self.patches = ((1, *patch[1:]), patch)
-        sizes = [colours * t * h * w for t, h, w in self.patches]
-        self.first_in, self.rest_in = (Conv3d(size, channels, 1) for size in sizes)
-        self.first_out, self.rest_out = (Conv3d(channels, size, 1) for size in sizes)
-
-    def encode(self, first: Tensor, rest: Tensor) -> Tensor:
-        """The first frame `[B, 3, 0 or 1, H, W]` and later ones -> latents."""
-        parts = zip((self.first_in, self.rest_in), (first, rest), self.patches, strict=True)
-        return torch.cat([layer(space_to_depth(x, patch)) for layer, x, patch in parts if x.shape[2]], dim=2)
-
-    def decode(self, first: Tensor, rest: Tensor) -> Tensor:
-        """The first latent `[B, C, 0 or 1, h, w]` and later ones -> frames."""
-        parts = zip((self.first_out, self.rest_out), (first, rest), self.patches, strict=True)
-        return torch.cat([depth_to_space(layer(x), patch) for layer, x, patch in parts if x.shape[2]], dim=2)
-
-    def fit(self, first: "Moments", rest: "Moments") -> None:
-        """Makes it the principal components of patches of these moments, each channel of variance 1.
-
-        Those of the first frame are turned so that a still scene has about the same latents throughout: any rotation of
-        them spans the same patches.
-        """
-        number = self.first_in.out_channels
-        mean, axes, std = first.principal(number)  # [3hw], [3hw, C], [C]
-        turn = torch.eye(number).double()
-        if rest.count:
-            mean_rest, axes_rest, std_rest = rest.principal(number)
-            _set(self.rest_in, (axes_rest / std_rest).T, -(axes_rest / std_rest).T @ mean_rest)
-            _set(self.rest_out, axes_rest * std_rest, mean_rest)
-            # orthogonal Procrustes (Schonemann 1966): rest_in of a repeated frame against first_in, over all frames
-            still = (axes_rest / std_rest).T.unflatten(1, (self.patches[1][0], -1)).sum(1)  # [C, 3hw]
-            left, _, right = torch.linalg.svd(still @ (axes * std))
-            turn = left @ right  # [C, C]
-        inward, outward = turn @ (axes / std).T, (axes * std) @ turn.T
-        _set(self.first_in, inward, -inward @ mean)
-        _set(self.first_out, outward, mean)
-
-
-class Moments:
-    """Mean and covariance of vectors, added up in float64."""
-
-    def __init__(self):
-        self.count = 0
-        self.sum: Any = 0.0  # [C]
-        self.products: Any = 0.0  # [C, C]
-
-    def add(self, x: Tensor) -> None:
-        """The channels of each position of `[B, C, T, H, W]`."""
-        rows = x.transpose(0, 1).flatten(1).T.double()  # [positions, C]
-        self.count += len(rows)
-        self.sum = self.sum + rows.sum(0)
-        self.products = self.products + rows.T @ rows
-
-    def principal(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The mean `[C]`, the axes of the largest variances `[C, number]`, and the deviations along them `[number]`."""
-        mean = self.sum / self.count
-        variances, axes = torch.linalg.eigh(self.products / self.count - torch.outer(mean, mean))
-        floor = 1e-6 * variances[-1]  # what does not vary is not divided by zero
-        return mean, axes[:, -number:].flip(1), variances[-number:].flip(0).clamp(min=floor).sqrt()
-
-
-def _set(layer: nn.Module, weight: Tensor, bias: Tensor) -> None:
-    layer.load_state_dict({"weight": weight[:, :, None, None, None], "bias": bias})
 
 
 class Encoder(nn.Module):
@@ -325,7 +253,7 @@ class Encoder(nn.Module):
                 x = self.shrink[index - 1](space_to_depth(x, (1, 2, 2)))
             for block in blocks.children():
                 x = run(block, x, cache)
-        return self.leave(x)  # not normalised: how strong a place is matters
+        return self.leave(x)
 
 
 class Decoder(nn.Module):

@@ -15,7 +15,6 @@ from ..config import RunConfig, TrainConfig
 from ..data.buckets import BucketSampler
 from ..data.cache import Cache
 from ..diffusion.objectives import Objective, TextToVideoDiffusion
-from ..diffusion.schedules import Schedule
 from ..errors import UsageError
 from ..families import lora
 from ..families.autoencoder import Autoencoder
@@ -23,12 +22,11 @@ from ..families.base import Family, Opening
 from ..families.devices import choose_device
 from ..families.frozen import Frozen, prepared_settings
 from ..families.imports import construct, import_class
-from ..families.native import NativeFamily
+from ..families.native import NativeFamily, schedule_of
 from ..families.opening import family_of, model_folder
 from ..models.codecs import Geometry
 from ..models.discriminator import PatchDiscriminator
 from ..models.perceptual import ClipFeatures, LaplacianFeatures
-from ..models.unet3d import UNet3D
 from ..sizes import Bucket, ShapeRules
 from .reconstruction import Reconstruction
 
@@ -81,13 +79,8 @@ def shape_rules(config: RunConfig, base: Base | None = None) -> ShapeRules:
     with torch.device("meta"):  # no memory, and nothing drawn
         if config.model.kind == "vae":
             return Autoencoder().create(config).vae.rules
-        inner = construct(NativeFamily.denoiser, config, 1, denoiser_class(config)).rules
+        inner = construct(NativeFamily.denoiser, config, 1).rules
     return Geometry.read(config.model.codec).rules(inner) if config.model.codec else inner
-
-
-def denoiser_class(config: RunConfig) -> type[UNet3D]:
-    """The architecture, or the user's own subclass."""
-    return import_class(config.model.model_class) if config.model.model_class else UNet3D
 
 
 def build(
@@ -131,12 +124,12 @@ def build(
         )
     else:
         family = NativeFamily()
-        schedule = Schedule(diffusion.schedule, diffusion.num_timesteps, diffusion.shift)
+        schedule = schedule_of(diffusion)
         prediction = diffusion.prediction
         torch.manual_seed(config.seed)
         tokenizer = AutoTokenizer.from_pretrained(begun / "tokenizer") if begun else None
         parts = cache.folder / "parts" if cache else None
-        pipe = construct(family.create, config, captions, shape, denoiser_class(config), tokenizer, parts)
+        pipe = construct(family.create, config, captions, shape, tokenizer, parts)
     if cache and frozen.text:
         family.embeddings = cache.embedding
     kind = import_class(diffusion.objective) if diffusion.objective else TextToVideoDiffusion
