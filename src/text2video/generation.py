@@ -93,6 +93,11 @@ def generate(
     Raises:
         UsageError: no prompts, or a size or sampler that the model cannot do.
     """
+    if "reconstruction" in family.tasks(pipe):
+        raise UsageError(
+            "This model is a video autoencoder: it gives back videos and makes none from text. Train a model of its "
+            "latents with `text2video train --codec FOLDER/vae`, and generate with that one."
+        )
     if not prompts:
         raise UsageError("There are no prompts. Give --prompts, --prompt or --prompt_file.")
     if unknown := sorted(set(settings.options) - family.options):

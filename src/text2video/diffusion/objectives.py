@@ -17,8 +17,8 @@ from torch import Tensor
 from ..errors import UsageError
 from .schedules import PREDICTIONS, Schedule
 
-Predict = Callable[[Tensor, Tensor, dict[str, Any]], Tensor]
-"""(x_t `[B, C, T, H, W]`, t `[B]`, condition) -> prediction `[B, C, T, H, W]`."""
+Predict = Callable[[Tensor, Tensor, dict[str, Any]], Any]
+"""(x_t `[B, C, T, H, W]`, t `[B]`, condition) -> prediction `[B, C, T, H, W]`, or whatever else a family answers."""
 
 
 def expand(values: Tensor, like: Tensor) -> Tensor:
@@ -64,6 +64,7 @@ class Batch:
     noise: Tensor  # [B, C, T, H, W], standard normal
     u: Tensor  # [B] in (0, 1): which noise level, before the objective's own distribution
     condition: dict[str, Any] = field(default_factory=dict)
+    step: int | None = None  # of the run; None outside of training, as where a loss is only looked at
 
 
 class Objective(Protocol):
@@ -71,6 +72,10 @@ class Objective(Protocol):
 
     def players(self, trainable: Iterable[Tensor]) -> dict[str, list[Tensor]]:
         """Player -> its parameters; each player has its own optimiser."""
+        ...
+
+    def plays(self, player: str, step: int) -> bool:
+        """Whether a player steps in a step; the first one always does."""
         ...
 
     def loss(self, predict: Predict, batch: Batch, player: str) -> Tensor:
@@ -129,6 +134,10 @@ class TextToVideoDiffusion:
     def players(self, trainable: Iterable[Tensor]) -> dict[str, list[Tensor]]:
         """One player: everything that trains."""
         return {"denoiser": list(trainable)}
+
+    def plays(self, player: str, step: int) -> bool:
+        """Always."""
+        return True
 
     def timesteps(self, u: Tensor, shape: Sequence[int] = ()) -> Tensor:
         """Timesteps `[B]` from uniform numbers u `[B]` in (0, 1), by inverse transform sampling.
