@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .models.text import TextEncoder
     from .models.transformer import VideoTransformer
     from .models.unet3d import UNet3D
+    from .models.video_vae import VideoVAE
     from .pipelines import TextToVideoPipeline
     from .training.trainer import train
 
@@ -32,6 +33,7 @@ _HOMES = {
     "TextVideoDataset": "data.dataset",
     "UNet3D": "models.unet3d",
     "VideoTransformer": "models.transformer",
+    "VideoVAE": "models.video_vae",
     "load": "families.opening",
     "train": "training.trainer",
 }
@@ -46,6 +48,7 @@ __all__ = [
     "TextVideoDataset",
     "UNet3D",
     "VideoTransformer",
+    "VideoVAE",
     "load",
     "train",
     "video",

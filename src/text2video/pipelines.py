@@ -25,7 +25,8 @@ from .models import latent_unet as latent_unet
 from .models import text as text
 from .models import transformer as transformer
 from .models import unet3d as unet3d
-from .models.codecs import Geometry, decode, geometry_of
+from .models import video_vae as video_vae
+from .models.codecs import OURS, Geometry, decode, geometry_of
 from .models.text import TextEncoder
 from .sizes import ShapeRules
 
@@ -49,7 +50,7 @@ class TextToVideoPipeline(DiffusionPipeline):
         scheduler: a diffusers scheduler: the schedule trained on, and the sampler used when none is named.
         text_encoder, tokenizer: see `TextEncoder`.
         prediction: what the denoiser predicts: epsilon, v, x0 or flow.
-        vae: a diffusers autoencoder between videos and what is denoised; None: pixels are denoised.
+        vae: an autoencoder between videos and what is denoised; None: pixels are denoised.
         num_frames, height, width, fps: of the videos it was trained on, and what it makes when not told otherwise.
         guidance_scale, guidance_interval, num_inference_steps: used when not told otherwise; interval None: guidance
             at every noise level; steps None: the sampler's own.
@@ -322,11 +323,9 @@ def _class_in(folder: Path) -> tuple[str, str]:
     if library in ("diffusers", "transformers") or library.startswith("text2video."):
         return library, kind
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return (
-        ("diffusers", config["_class_name"])
-        if "_class_name" in config
-        else ("transformers", config["architectures"][0])
-    )
+    if "_class_name" not in config:
+        return "transformers", config["architectures"][0]
+    return OURS if config["_class_name"] == OURS[1] else ("diffusers", config["_class_name"])
 
 
 def _halves(condition: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -91,7 +91,7 @@ def test_a_folder_that_is_no_codec_is_refused(codecs, tmp_path):
         open_codec(tmp_path / "nothing")
     config = json.loads((codecs() / "config.json").read_text())
     for change, said in (
-        ({"_class_name": "UNet3D"}, "is a UNet3D. Known are AutoencoderKL,"),
+        ({"_class_name": "UNet3D"}, "is a UNet3D. Known are VideoVAE, AutoencoderKL,"),
         ({"in_channels": 4}, "takes 4 channels, and a video has 3"),
         ({}, "cannot be loaded"),  # no weights
     ):

@@ -15,7 +15,7 @@ from transformers import AutoConfig
 from ..config import RunConfig
 from ..data.cache import Settings, content_mark, mark
 from ..errors import UsageError
-from ..models.codecs import Geometry
+from ..models.codecs import OURS, Geometry
 from ..models.text import text_source, text_width
 from ..sizes import AUTO
 from .opening import family_of, model_folder
@@ -90,7 +90,11 @@ def on_disk(folder: Path) -> dict[str, Path]:
     file = folder / "model_index.json"
     index = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}  # some are published without
     parts = {"vae": index.get("vae"), "text_encoder": index.get("text_encoder")}
-    return {name: folder / name for name, kind in parts.items() if kind and kind[0] in ("diffusers", "transformers")}
+    return {
+        name: folder / name
+        for name, kind in parts.items()
+        if kind and (kind[0] in ("diffusers", "transformers") or tuple(kind) == OURS)
+    }
 
 
 def _is_ours(folder: Path) -> bool:

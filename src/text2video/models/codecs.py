@@ -1,4 +1,4 @@
-"""Video <-> latents by a diffusers autoencoder, normalised so that a denoiser sees numbers of about unit size.
+"""Video <-> latents by our autoencoder or one of diffusers, normalised: a denoiser sees numbers of about unit size.
 
 An autoencoder gives a normal distribution for each latent (Kingma and Welling 2014): its mean and log-variance are kept
 apart from sampling, so that both can be stored. `AutoencoderKL` encodes frame by frame, and so does the one with a
@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ VIDEO = (
     "AutoencoderKLWan",
 )
 TEMPORAL = "AutoencoderKLTemporalDecoder"  # of Stable Video Diffusion
+OURS = ("text2video.models.video_vae", "VideoVAE")  # its module and class
 _FRAMES = 8  # frames that an image autoencoder takes at a time
 
 
@@ -53,7 +55,7 @@ class Geometry:
     """Which videos an autoencoder takes, and the shape of their latents.
 
     Args:
-        kind: its class in diffusers.
+        kind: its class.
         channels: of the latents.
         strides: frames, height and width of the video for each latent.
         first_alone: whether the first frame has a latent of its own.
@@ -74,10 +76,9 @@ class Geometry:
             ModelError: it is of a class that is not known, or not made for three colours.
         """
         kind = config.get("_class_name", "")
-        if kind not in (IMAGE, TEMPORAL, *VIDEO):
-            raise ModelError(
-                f"The codec is a {kind or 'model without a class'}. Known are {', '.join((IMAGE, TEMPORAL, *VIDEO))}."
-            )
+        known = (OURS[1], IMAGE, TEMPORAL, *VIDEO)
+        if kind not in known:
+            raise ModelError(f"The codec is a {kind or 'model without a class'}. Known are {', '.join(known)}.")
         folded = (config.get("patch_size") or 1) ** 2 if kind == "AutoencoderKLWan" else 1  # pixels in its channels
         colours = config.get("in_channels", 3) // folded
         if colours != 3:
@@ -109,8 +110,8 @@ class Geometry:
             config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             raise ModelError(
-                f"{str(folder)!r} holds no codec: there is no config.json that can be read. Give the folder of a "
-                "diffusers autoencoder, such as the `vae` folder of a pipeline."
+                f"{str(folder)!r} holds no codec: there is no config.json that can be read. Give the folder of an "
+                "autoencoder, such as the `vae` folder of a pipeline."
             ) from None
         return cls.of(config)
 
@@ -158,11 +159,10 @@ def open_codec(folder: Path) -> Any:
     Raises:
         ModelError: there is none that can be used.
     """
-    import diffusers
-
     kind = Geometry.read(folder).kind
+    library = OURS[0] if kind == OURS[1] else "diffusers"
     try:
-        vae = getattr(diffusers, kind).from_pretrained(folder, use_safetensors=True)
+        vae = getattr(import_module(library), kind).from_pretrained(folder, use_safetensors=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise ModelError(f"The codec in {str(folder)!r} cannot be loaded: {reason}") from None
