@@ -28,7 +28,9 @@ FIELDS = {
     "transformer": ("size", "patch_size", "time_attention"),
 }
 # `model.kind` -> defaults that are others than the fields' own.
-DEFAULTS: dict[Any, dict[str, Any]] = {"latent_unet": {"model_channels": 64, "attention": ["factorised"] * 3, "head_dim": 32}}
+DEFAULTS: dict[Any, dict[str, Any]] = {
+    "latent_unet": {"model_channels": 64, "attention": ["factorised"] * 3, "head_dim": 32}
+}
 
 
 class _Section(BaseModel):
