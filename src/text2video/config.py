@@ -193,6 +193,9 @@ class DiffusionConfig(_Section):
     )
     logit_mean: float = Field(0.0, description="mean of logit-normal timesteps; higher: more noise")
     logit_std: Annotated[float, Field(gt=0)] = Field(1.0, description="width of logit-normal timesteps")
+    forcing: Literal["none", "independent"] = Field(
+        "none", description="independent: a noise level for each causal block, as streaming wants it"
+    )
 
 
 class OptimConfig(_Section):

@@ -99,12 +99,14 @@ def block_of(model: Any) -> int:
     return model.config["causal_block"] * model.strides[0]
 
 
-@torch.no_grad()
 def stream(pipe: Any, plan: Plan, asking: Asking, source: torch.Generator) -> Iterator[Tensor]:
-    """See `TextToVideoPipeline.stream`."""
+    """See `TextToVideoPipeline.stream`. The sampler is the pipeline's present one."""
     seed = int(torch.randint(2**62, (), generator=source, device=source.device))
-    blocks = _denoised(pipe, plan, asking, seed, copy.deepcopy(pipe.scheduler))
-    left = plan.frames
+    return _frames(pipe, _denoised(pipe, plan, asking, seed, copy.deepcopy(pipe.scheduler)), plan.frames)
+
+
+@torch.no_grad()
+def _frames(pipe: Any, blocks: Iterator[Tensor], left: int) -> Iterator[Tensor]:
     for video in blocks if pipe.vae is None else decode_stream(pipe.vae, blocks):
         yield video[0, :, :left].clamp(-1, 1)
         left -= video.shape[2]

@@ -214,7 +214,7 @@ def check_streams(geometry: Geometry) -> None:
 
 @torch.no_grad()
 def decode_stream(vae: Any, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
-    """Normalised latents in chunks `[B, C, t, h, w]` -> the frames `[B, 3, T, H, W]` that `decode` gives, chunk by chunk.
+    """Normalised latents in chunks `[B, C, t, h, w]` -> the frames `[B, 3, T, H, W]` of `decode`, as they come.
 
     Raises:
         ModelError: it decodes whole videos only.
