@@ -89,11 +89,15 @@ def _threads():
 
 
 def tiny_codec(kind: str):
-    """A random autoencoder of a diffusers class: 4 latent channels, 2 or 8 pixels a latent."""
+    """A random autoencoder of ours or of a diffusers class: 4 latent channels, 2 or 8 pixels a latent."""
     import diffusers
 
+    from text2video import VideoVAE
+
     torch.manual_seed(0)
-    if kind == "AutoencoderKL":
+    if kind == "VideoVAE":
+        vae = VideoVAE(latent_channels=4, block_out_channels=(8, 8), encoder_layers=(1, 1), decoder_layers=(1, 1))
+    elif kind == "AutoencoderKL":
         blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
         numbers = {"scaling_factor": 0.5, "shift_factor": 0.1, "norm_num_groups": 4, "latent_channels": 4}
         vae = diffusers.AutoencoderKL(block_out_channels=(8, 8), layers_per_block=1, **blocks, **numbers)
@@ -127,7 +131,7 @@ def tiny_codec(kind: str):
 
 @pytest.fixture(scope="session")
 def codecs(tmp_path_factory):
-    """A function from a class of diffusers to the folder of a tiny random one."""
+    """A function from an autoencoder's class to the folder of a tiny random one."""
     folder = tmp_path_factory.mktemp("codecs")
 
     def make(kind: str = "AutoencoderKL") -> Path:

@@ -154,12 +154,12 @@ class ModelConfig(_Section):
     @model_validator(mode="before")
     @classmethod
     def _with_defaults_of_kind(cls, values: Any) -> Any:
-        return {**DEFAULTS.get(values.get("kind"), {}), **values} if isinstance(values, dict) else values
+        return {**DEFAULTS.get(str(values.get("kind")), {}), **values} if isinstance(values, dict) else values
 
     @model_validator(mode="after")
     def _has_fields_of_kind(self) -> "ModelConfig":
         fields = type(self).model_fields
-        for name in {name for names in FIELDS.values() for name in names} - {*FIELDS[self.kind]}:
+        for name in sorted({name for names in FIELDS.values() for name in names} - {*FIELDS[self.kind]}):
             if getattr(self, name) != fields[name].default:
                 raise ValueError(f"model.kind is {self.kind}, which has no model.{name}: leave it out")
         return self

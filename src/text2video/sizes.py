@@ -116,11 +116,11 @@ class ShapeRules:
 
     def _problems(self, shape: Sequence[int]) -> list[str]:
         named = zip(("num_frames", "height", "width"), shape, (self.frames, self.height, self.width), strict=True)
-        return [
-            f"{name} {number} {broken} (nearest: {' or '.join(map(str, rule.nearest(number)))})"
-            for name, number, rule in named
-            if (broken := rule.broken(number))
-        ]
+        problems = []
+        for name, number, rule in named:  # a loop, which torch.compile can follow
+            if broken := rule.broken(number):
+                problems.append(f"{name} {number} {broken} (nearest: {' or '.join(map(str, rule.nearest(number)))})")
+        return problems
 
 
 ALL = ShapeRules()  # a model that takes every video

@@ -1,4 +1,4 @@
-"""Autoencoders of diffusers: shapes, normalisation both ways, and words for what does not fit."""
+"""Autoencoders of ours and of diffusers: shapes, normalisation both ways, and words for what does not fit."""
 
 import json
 
@@ -14,6 +14,7 @@ KINDS = {
     "AutoencoderKLWan": (4, 8, 8),
     "AutoencoderKLCogVideoX": (4, 8, 8),
     "AutoencoderKLLTXVideo": (4, 8, 8),
+    "VideoVAE": (4, 8, 8),
 }
 
 

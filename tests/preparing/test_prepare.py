@@ -95,7 +95,7 @@ def test_pixels_are_stored_as_they_are(config, tmp_path, clips):
     assert torch.equal(pixels.float() / 127.5 - 1, expected)
 
 
-@pytest.mark.parametrize("kind", ["AutoencoderKLWan", "AutoencoderKLCogVideoX"])
+@pytest.mark.parametrize("kind", ["AutoencoderKLWan", "AutoencoderKLCogVideoX", "VideoVAE"])
 def test_video_autoencoders_work_too(config, tmp_path, kind):
     cache = prepare(config(codec=kind, num_frames=9), tmp_path / "out", dtype="bfloat16", image_latents=True)
     assert cache.video(0)["mean"].shape == (4, 3, 2, 2)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import zeroed
+from .layers import Conv3d, zeroed
 
 
 class TimeCache:
@@ -26,7 +26,7 @@ class TimeCache:
         return x
 
 
-class CausalConv3d(nn.Conv3d):
+class CausalConv3d(Conv3d):
     """A convolution of odd kernels (time, height, width) that keeps sizes and sees no later frame."""
 
     def __init__(self, channels: int, out_channels: int, kernel: tuple[int, int, int]):
@@ -39,24 +39,27 @@ class CausalConv3d(nn.Conv3d):
         return super().forward(input)
 
 
-class PositionNorm(nn.RMSNorm):
-    """Root mean square normalisation (Zhang and Sennrich 2019, arXiv:1910.07467) of each position's channels alone."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`[B, C, T, H, W]` in the same shape."""
-        weight = self.weight.to(x.dtype)  # of one type they are one operation, in mixed precision too
-        return F.rms_norm(x.permute(0, 2, 3, 4, 1), self.normalized_shape, weight, self.eps).permute(0, 4, 1, 2, 3)
+def same_size(channels: int, out_channels: int, kernel: tuple[int, int, int], causal: bool = False) -> Conv3d:
+    """A convolution with an odd kernel (frames, height, width) whose output is as large as its input."""
+    if causal:
+        return CausalConv3d(channels, out_channels, kernel)
+    time, height, width = kernel
+    return Conv3d(channels, out_channels, kernel, padding=(time // 2, height // 2, width // 2))
 
 
 class CausalBlock(nn.Module):
-    """A residual block, over space and then back in time; at the start it changes nothing."""
+    """A residual block, over space and then back in time; at the start it changes nothing.
+
+    It has no norm, and its activation is the same at every scale: what a network adds to a picture grows with the
+    picture's contrast, which a norm would hide (as in EDSR, Lim et al. 2017, arXiv:1707.02921).
+    """
 
     def __init__(self, channels: int):
         super().__init__()
-        self.norm = PositionNorm(channels, eps=1e-6)
         self.space = CausalConv3d(channels, channels, (1, 3, 3))
         self.time = zeroed(CausalConv3d(channels, channels, (3, 1, 1)))
+        nn.init.kaiming_normal_(self.space.weight, nonlinearity="relu")
 
     def forward(self, x: Tensor, cache: TimeCache | None = None) -> Tensor:
         """`[B, C, T, H, W]` in the same shape."""
-        return x + self.time(F.silu(self.space(self.norm(x))), cache)
+        return x + self.time(F.leaky_relu(self.space(x), 0.1), cache)

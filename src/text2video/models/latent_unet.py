@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from ..errors import ModelError
 from .attention import CrossAttention, FeedForward
+from .causal import same_size
 from .denoiser import Denoiser, DenoiserOutput
-from .layers import Conv3d, CosineField, ModulatedNorm, TimestepEmbedding, mean_token, same_size, zeroed
+from .layers import Conv3d, CosineField, ModulatedNorm, TimestepEmbedding, mean_token, zeroed
 from .spacetime import SpacetimeAttention, check_attention
 
 

@@ -62,30 +62,6 @@ class Conv3d(nn.Conv3d):
         return super().forward(input)
 
 
-class CausalConv3d(Conv3d):
-    """A convolution that sees a frame and those before it: what is padded in time is padded before the first frame.
-
-    Args:
-        kernel: frames, height, width.
-    """
-
-    def __init__(self, channels: int, out_channels: int, kernel: tuple[int, int, int]):
-        time, height, width = kernel
-        super().__init__(channels, out_channels, kernel, padding=(0, height // 2, width // 2))
-        self.before = time - 1
-
-    def forward(self, input: Tensor) -> Tensor:
-        return super().forward(F.pad(input, (0, 0, 0, 0, self.before, 0)))
-
-
-def same_size(channels: int, out_channels: int, kernel: tuple[int, int, int], causal: bool = False) -> Conv3d:
-    """A convolution with an odd kernel (frames, height, width) whose output is as large as its input."""
-    if causal:
-        return CausalConv3d(channels, out_channels, kernel)
-    time, height, width = kernel
-    return Conv3d(channels, out_channels, kernel, padding=(time // 2, height // 2, width // 2))
-
-
 class CosineField(nn.Module):
     """A vector for each sample -> a smooth field over its video, a sum of the lowest cosine waves of each axis.
 

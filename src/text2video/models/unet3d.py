@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..errors import ModelError
 from .attention import CrossAttention
+from .causal import same_size
 from .denoiser import Denoiser, DenoiserOutput
 from .layers import (
     Conv3d,
@@ -25,7 +26,6 @@ from .layers import (
     TimestepEmbedding,
     depth_to_space,
     mean_token,
-    same_size,
     space_to_depth,
     zeroed,
 )

@@ -1,7 +1,7 @@
 """A causal autoencoder of video: four frames and 8 x 8 pixels to one latent, the first frame alone.
 
-It is a linear code of patches, as good as their principal components from the start (`fit_linear`), and two
-convolutional networks that add to its latents and to its pixels what a linear map of one patch cannot. Frames are taken
+It is a linear code of patches, better than their principal components from the start (`fit_linear`), and two
+convolutional networks that add to its latents and to its pixels what a linear map cannot. Frames are taken
 in groups at the entrance already, as in LeanVAE (Cheng and Yuan 2025, arXiv:2503.14325), so that all of it runs at a
 quarter of the resolution and less. The distribution is that of Kingma and Welling 2014 (arXiv:1312.6114).
 """
@@ -24,8 +24,9 @@ from torch import Tensor, nn
 
 from ..errors import ModelError
 from ..sizes import Rule, ShapeRules
-from .causal import CausalBlock, PositionNorm, TimeCache
+from .causal import CausalBlock, TimeCache
 from .layers import Conv3d, depth_to_space, space_to_depth, zeroed
+from .patch_code import PatchCode
 from .tiling import in_pieces, in_tiles
 
 
@@ -58,7 +59,6 @@ class VideoVAE(ModelMixin, ConfigMixin):
     _supports_gradient_checkpointing = True
     _no_split_modules = ["CausalBlock"]  # noqa: RUF012 - the name and type that diffusers reads
     _repeated_blocks = ["CausalBlock"]  # noqa: RUF012
-    _skip_layerwise_casting_patterns = ["norm"]  # noqa: RUF012
 
     @register_to_config
     def __init__(
@@ -179,36 +179,31 @@ class VideoVAE(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def fit_linear(self, videos: Iterable[Tensor]) -> None:
-        """Makes the linear code the principal components of the patches of these videos, each `[B, 3, T, H, W]`.
+        """Fits the linear code to some videos, each `[B, 3, T, H, W]`; see `PatchCode.fit`.
 
-        Each latent channel then has mean 0 and standard deviation 1 over them. The networks are left as they are: new
-        ones add nothing, so the whole is then as good as principal components.
+        The networks are left as they are: new ones add nothing, so the whole is then as good as the linear code.
+
+        Raises:
+            UsageError: frames, height or width of one cannot be encoded.
         """
-        first, rest = Moments(), Moments()
+        videos = list(videos)
         for video in videos:
             self.rules.check(video.shape[2:])
-            frame, groups = self._grouped(video, first=True)
-            first.add(space_to_depth(frame[:, :, -1:], (1, *self.strides[1:])))
-            if groups.shape[2]:
-                rest.add(space_to_depth(groups, self.strides))
-        self.linear.fit(first, rest)
+        self.linear.fit(videos)
 
     def _encode_tiles(self, function: Callable[[Tensor, tuple[int, int]], Tensor], video: Tensor) -> Tensor:
         return in_tiles(function, video, self.tile, self.encoder.reach, (self.strides[1], 1))
 
     def _decode_tiles(self, function: Callable[[Tensor, tuple[int, int]], Tensor], latents: Tensor) -> Tensor:
-        return in_tiles(function, latents, self.tile, self.decoder.reach, (1, self.strides[1]))
-
-    def _grouped(self, video: Tensor, first: bool) -> tuple[Tensor, Tensor]:
-        """The group of the first frame, repeated, if it is there, and the other groups, each of a latent's frames."""
-        head = int(first)
-        return video[:, :, :head].repeat_interleave(self.strides[0], 2), video[:, :, head:]
+        reach = max(self.linear.reach, self.decoder.reach)
+        return in_tiles(function, latents, self.tile, reach, (1, self.strides[1]))
 
     def _encode(self, video: Tensor, cache: TimeCache | None = None) -> Tensor:
         """Means and log-variances `[B, 2C, t, h, w]` of the next frames of a video."""
-        frame, groups = self._grouped(video, first=cache is None or not cache.started)
-        linear = self.linear.encode(frame[:, :, -1:], groups)
-        x = space_to_depth(torch.cat([frame, groups], dim=2), self.fine_patch)
+        head = int(cache is None or not cache.started)
+        linear = self.linear.encode(video, head)
+        still = video[:, :, :head].repeat_interleave(self.strides[0] - 1, 2)  # the first frame is a group that stands
+        x = space_to_depth(torch.cat([still, video], dim=2), self.fine_patch)
         x = x.contiguous(memory_format=torch.channels_last_3d)  # as a CPU convolves fastest
         more, logvar = self.encoder(x, cache, self._run).chunk(2, dim=1)
         if cache is not None:
@@ -217,93 +212,19 @@ class VideoVAE(ModelMixin, ConfigMixin):
 
     def _decode(self, latents: Tensor, cache: TimeCache | None = None) -> Tensor:
         """The frames of the next latents of a video."""
-        first = cache is None or not cache.started
-        linear = self.linear.decode(latents[:, :, : int(first)], latents[:, :, int(first) :])
+        head = int(cache is None or not cache.started)
         latents = latents.contiguous(memory_format=torch.channels_last_3d)
-        x = depth_to_space(self.decoder(latents, cache, self._run), self.fine_patch)
+        linear = self.linear.decode(latents, head)
+        more = depth_to_space(self.decoder(latents, cache, self._run), self.fine_patch)
         if cache is not None:
             cache.started = True
-        return linear + (x[:, :, self.strides[0] - 1 :] if first else x)
+        return linear + more[:, :, head * (self.strides[0] - 1) :]  # of the first group, the last frame
 
     def _run(self, block: nn.Module, x: Tensor, cache: TimeCache | None) -> Tensor:
         if cache is None and self.gradient_checkpointing and torch.is_grad_enabled():
             checkpointed: Any = self._gradient_checkpointing_func
             return checkpointed(block, x)
         return block(x, cache)
-
-
-class PatchCode(nn.Module):
-    """A linear code of patches: those of the first frame, and those of groups of frames after it.
-
-    Args:
-        colours, channels: numbers of a pixel and of a latent.
-        patch: frames, height and width of a patch after the first frame.
-    """
-
-    def __init__(self, colours: int, channels: int, patch: tuple[int, int, int]):
-        super().__init__()
-        self.patches = ((1, *patch[1:]), patch)
-        sizes = [colours * t * h * w for t, h, w in self.patches]
-        self.first_in, self.rest_in = (Conv3d(size, channels, 1) for size in sizes)
-        self.first_out, self.rest_out = (Conv3d(channels, size, 1) for size in sizes)
-
-    def encode(self, first: Tensor, rest: Tensor) -> Tensor:
-        """The first frame `[B, 3, 0 or 1, H, W]` and later ones -> latents."""
-        parts = zip((self.first_in, self.rest_in), (first, rest), self.patches, strict=True)
-        return torch.cat([layer(space_to_depth(x, patch)) for layer, x, patch in parts if x.shape[2]], dim=2)
-
-    def decode(self, first: Tensor, rest: Tensor) -> Tensor:
-        """The first latent `[B, C, 0 or 1, h, w]` and later ones -> frames."""
-        parts = zip((self.first_out, self.rest_out), (first, rest), self.patches, strict=True)
-        return torch.cat([depth_to_space(layer(x), patch) for layer, x, patch in parts if x.shape[2]], dim=2)
-
-    def fit(self, first: "Moments", rest: "Moments") -> None:
-        """Makes it the principal components of patches of these moments, each channel of variance 1.
-
-        Those of the first frame are turned so that a still scene has about the same latents throughout: any rotation of
-        them spans the same patches.
-        """
-        number = self.first_in.out_channels
-        mean, axes, std = first.principal(number)  # [3hw], [3hw, C], [C]
-        turn = torch.eye(number).double()
-        if rest.count:
-            mean_rest, axes_rest, std_rest = rest.principal(number)
-            _set(self.rest_in, (axes_rest / std_rest).T, -(axes_rest / std_rest).T @ mean_rest)
-            _set(self.rest_out, axes_rest * std_rest, mean_rest)
-            # orthogonal Procrustes (Schonemann 1966): rest_in of a repeated frame against first_in, over all frames
-            still = (axes_rest / std_rest).T.unflatten(1, (self.patches[1][0], -1)).sum(1)  # [C, 3hw]
-            left, _, right = torch.linalg.svd(still @ (axes * std))
-            turn = left @ right  # [C, C]
-        inward, outward = turn @ (axes / std).T, (axes * std) @ turn.T
-        _set(self.first_in, inward, -inward @ mean)
-        _set(self.first_out, outward, mean)
-
-
-class Moments:
-    """Mean and covariance of vectors, added up in float64."""
-
-    def __init__(self):
-        self.count = 0
-        self.sum: Any = 0.0  # [C]
-        self.products: Any = 0.0  # [C, C]
-
-    def add(self, x: Tensor) -> None:
-        """The channels of each position of `[B, C, T, H, W]`."""
-        rows = x.transpose(0, 1).flatten(1).T.cpu().double()  # [positions, C]
-        self.count += len(rows)
-        self.sum = self.sum + rows.sum(0)
-        self.products = self.products + rows.T @ rows
-
-    def principal(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The mean `[C]`, the axes of the largest variances `[C, number]`, and the deviations along them `[number]`."""
-        mean = self.sum / self.count
-        variances, axes = torch.linalg.eigh(self.products / self.count - torch.outer(mean, mean))
-        floor = 1e-6 * float(variances[-1]) + 1e-12  # what does not vary is not divided by zero
-        return mean, axes[:, -number:].flip(1), variances[-number:].flip(0).clamp(min=floor).sqrt()
-
-
-def _set(layer: nn.Module, weight: Tensor, bias: Tensor) -> None:
-    layer.load_state_dict({"weight": weight[:, :, None, None, None], "bias": bias})
 
 
 class Encoder(nn.Module):
@@ -320,7 +241,6 @@ class Encoder(nn.Module):
         self.enter = Conv3d(channels, widths[0], 1)
         self.levels = nn.ModuleList(_level(*pair) for pair in zip(widths, layers, strict=True))
         self.shrink = nn.ModuleList(Conv3d(4 * fine, coarse, 1) for fine, coarse in pairwise(widths))
-        self.norm = PositionNorm(widths[-1], eps=1e-6)
         self.leave = zeroed(Conv3d(widths[-1], 2 * latents, 1))
         logvar = torch.full((latents,), -6.0)  # a twentieth of the deviation that a latent has over the data
         self.leave.bias = nn.Parameter(torch.cat([torch.zeros(latents), logvar]))
@@ -333,7 +253,7 @@ class Encoder(nn.Module):
                 x = self.shrink[index - 1](space_to_depth(x, (1, 2, 2)))
             for block in blocks.children():
                 x = run(block, x, cache)
-        return self.leave(self.norm(x))
+        return self.leave(x)
 
 
 class Decoder(nn.Module):
@@ -344,7 +264,6 @@ class Decoder(nn.Module):
         self.enter = Conv3d(latents, widths[-1], 1)
         self.levels = nn.ModuleList(_level(*pair) for pair in zip(widths, layers, strict=True))
         self.grow = nn.ModuleList(Conv3d(coarse, 4 * fine, 1) for fine, coarse in pairwise(widths))
-        self.norm = PositionNorm(widths[0], eps=1e-6)
         self.leave = zeroed(Conv3d(widths[0], channels, 1))
         self.reach = _reach(layers)
 
@@ -355,7 +274,7 @@ class Decoder(nn.Module):
                 x = run(block, x, cache)
             if index:
                 x = depth_to_space(self.grow[index - 1](x), (1, 2, 2))
-        return self.leave(self.norm(x))
+        return self.leave(x)
 
 
 def _level(width: int, layers: int) -> nn.ModuleList:
