@@ -25,7 +25,7 @@ def test_every_block_has_its_own_level_and_some_begin_clean():
 
 
 @pytest.mark.parametrize("path", ["cosine", "flow"])
-@pytest.mark.parametrize("prediction", ("v", "x0", "flow"))
+@pytest.mark.parametrize("prediction", ["v", "x0", "flow"])
 @pytest.mark.parametrize("weighting", ["uniform", "min_snr"])
 def test_the_oracle_of_blocks_has_no_loss_and_clean_frames_teach_nothing(path, prediction, weighting):
     x_0 = torch.rand(2, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -50,7 +50,7 @@ def test_the_oracle_of_blocks_has_no_loss_and_clean_frames_teach_nothing(path, p
 
 
 def test_the_loss_of_blocks_is_that_of_the_closed_form_gaussian():
-    """Data ~ N(0, s^2), frame by frame: the best answer and what it still gets wrong are known at each frame's level."""
+    """Data ~ N(0, s^2), by frame: the best answer and what it gets wrong are known at each frame's level."""
     s, shape = 0.5, (64, 3, 6, 8, 8)
     x_0, noise = (torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2))
     batch = Batch(s * x_0, noise, (torch.arange(64) + 0.5) / 64)
