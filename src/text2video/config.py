@@ -316,6 +316,11 @@ class RunConfig(_Section):
             raise ValueError("data.shapes makes its own clips: leave out load_tensors, or leave out shapes")
         if self.data.load_tensors and self.data.augment:
             raise ValueError("data.load_tensors holds one view of each clip, and data.augment varies it: leave out one")
+        if self.diffusion.forcing != "none" and not self.train.init_from and self.model.time_attention != "causal":
+            raise ValueError(
+                "diffusion.forcing gives each block of frames its own noise level, and only causal transformers have "
+                "such blocks: add --kind transformer --time_attention causal, or leave it out"
+            )
         held = [name for name, value in self.memory if value]
         if held and self.lora is None:
             raise ValueError(

@@ -54,6 +54,11 @@ class Plan:
                 "no frame may look ahead, and what is known of the frames before must fit into a cache. Train one with "
                 "--kind transformer --time_attention causal --forcing independent."
             )
+        if model.is_cache_enabled:
+            raise UsageError(
+                "A cache of diffusers leaves out layers, whose keys and values a stream then lacks. Call "
+                f"pipe.{pipe.denoiser_name}.disable_cache() first."
+            )
         shape = (config["num_frames"], height or config["height"], width or config["width"])
         pipe.rules.check(shape)
         geometry = None if pipe.vae is None else geometry_of(pipe.vae)
