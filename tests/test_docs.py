@@ -201,7 +201,9 @@ def scaled(verb: str, tokens: list[str]) -> list[str]:
         return [*tokens, *TINY]
     options = shlex.split(SMALLER.get(verb, ""))
     if "--codec" in tokens:
-        options = [word.replace("4", "5") if before == "--num_frames" else word for before, word in pairwise(["", *options])]
+        options = [
+            word.replace("4", "5") if before == "--num_frames" else word for before, word in pairwise(["", *options])
+        ]
     dropped = {option for option in options if option.startswith("--")}
     pairs = zip(["", *tokens], tokens, strict=False)
     return [token for before, token in pairs if not {before, token} & dropped] + options

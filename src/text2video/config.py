@@ -196,6 +196,9 @@ class DiffusionConfig(_Section):
     )
     logit_mean: float = Field(0.0, description="mean of logit-normal timesteps; higher: more noise")
     logit_std: Annotated[float, Field(gt=0)] = Field(1.0, description="width of logit-normal timesteps")
+    forcing: Literal["none", "independent"] = Field(
+        "none", description="independent: a noise level for each causal block, as streaming wants it"
+    )
 
 
 class VaeConfig(_Section):
@@ -338,6 +341,11 @@ class RunConfig(_Section):
             raise ValueError("data.shapes makes its own clips: leave out load_tensors, or leave out shapes")
         if self.data.load_tensors and self.data.augment:
             raise ValueError("data.load_tensors holds one view of each clip, and data.augment varies it: leave out one")
+        if self.diffusion.forcing != "none" and not self.train.init_from and self.model.time_attention != "causal":
+            raise ValueError(
+                "diffusion.forcing gives each block of frames its own noise level, and only causal transformers have "
+                "such blocks: add --kind transformer --time_attention causal, or leave it out"
+            )
         held = [name for name, value in self.memory if value]
         if held and self.lora is None:
             raise ValueError(

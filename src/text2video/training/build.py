@@ -28,6 +28,7 @@ from ..models.codecs import Geometry
 from ..models.discriminator import PatchDiscriminator
 from ..models.perceptual import ClipFeatures, LaplacianFeatures
 from ..sizes import Bucket, ShapeRules
+from ..streaming import block_of, is_causal
 from .reconstruction import Reconstruction
 
 logger = logging.getLogger("text2video")
@@ -145,6 +146,7 @@ def build(
         logit_mean=diffusion.logit_mean,
         logit_std=diffusion.logit_std,
         edge_weight=diffusion.edge_weight,
+        **(forced(family, pipe) if diffusion.forcing == "independent" else {}),
     )
     return family, pipe, objective
 
@@ -177,6 +179,21 @@ def build_autoencoder(config: RunConfig, base: Base | None, begun: Path | None) 
         settings.adversarial_start,
     )
     return family, pipe, objective
+
+
+def forced(family: Family, pipe: Any) -> dict[str, Any]:
+    """What the objective is told where blocks of frames have noise levels of their own.
+
+    Raises:
+        UsageError: the denoiser knows one level for all frames only.
+    """
+    (model, *others) = family.denoisers(pipe).values()
+    if others or not is_causal(model):
+        raise UsageError(
+            f"--forcing independent gives each block of frames its own noise level, and a {type(model).__name__} like "
+            "this one has no such blocks. Choose --kind transformer --time_attention causal, or leave it out."
+        )
+    return {"forcing": "independent", "block": block_of(model)}
 
 
 def learning(config: RunConfig, family: Family, pipe: Any) -> dict[str, nn.Module]:
