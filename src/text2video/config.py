@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 
 from .errors import UsageError
 from .flags import Flags, did_you_mean, section_of
-from .sizes import AUTO, Bucket
+from .sizes import Bucket, parse_all
 from .values import merged, over, preset_file, read_yaml
 
 Positive = Annotated[int, Field(gt=0)]
@@ -52,7 +52,10 @@ class DataConfig(_Section):
     height: Positive | None = Field(None, description="height in pixels, in place of frame_size")
     width: Positive | None = Field(None, description="width in pixels, in place of frame_size")
     buckets: list[str] = Field(
-        [], description="shapes FRAMESxHEIGHTxWIDTH that clips go to, or auto; none: one shape for all"
+        [], description="shapes FRAMESxHEIGHTxWIDTH that clips go to, auto, or native; none: one shape for all"
+    )
+    pack: Positive | None = Field(
+        None, description="tokens of a batch, in which clips of any shapes lie in one row; needs a transformer"
     )
     upscale: bool = Field(False, description="let clips be enlarged to fill a bucket")
     fps: Annotated[float, Field(gt=0)] | None = Field(None, description="frames a second; none: evenly over the clip")
@@ -106,9 +109,10 @@ class DataConfig(_Section):
     @field_validator("buckets")
     @classmethod
     def _are_buckets(cls, value: list[str]) -> list[str]:
-        if value == [AUTO]:
+        buckets = parse_all(value)
+        if isinstance(buckets, str):
             return value
-        names = [str(Bucket.parse(text)) for text in value]
+        names = [str(bucket) for bucket in buckets]
         if len(set(names)) < len(names):
             raise ValueError(f"data.buckets names the same bucket twice: {' '.join(names)}")
         return names
@@ -279,6 +283,10 @@ class RunConfig(_Section):
             raise ValueError("data.shapes makes its own clips: leave out load_tensors, or leave out shapes")
         if self.data.load_tensors and self.data.augment:
             raise ValueError("data.load_tensors holds one view of each clip, and data.augment varies it: leave out one")
+        if self.data.pack and self.train.last_batch == "smaller":
+            raise ValueError(
+                "data.pack has packs wait for the next epoch: leave out train.last_batch, or leave out pack"
+            )
         held = [name for name, value in self.memory if value]
         if held and self.lora is None:
             raise ValueError(
