@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .diffusion.objectives import TextToVideoDiffusion
     from .families.opening import load
     from .models.text import TextEncoder
+    from .models.transformer import VideoTransformer
     from .models.unet3d import UNet3D
     from .pipelines import TextToVideoPipeline
     from .training.trainer import train
@@ -28,6 +29,7 @@ _HOMES = {
     "TextToVideoPipeline": "pipelines",
     "TextVideoDataset": "data.dataset",
     "UNet3D": "models.unet3d",
+    "VideoTransformer": "models.transformer",
     "load": "families.opening",
     "train": "training.trainer",
 }
@@ -40,6 +42,7 @@ __all__ = [
     "TextToVideoPipeline",
     "TextVideoDataset",
     "UNet3D",
+    "VideoTransformer",
     "load",
     "train",
     "video",

@@ -20,6 +20,11 @@ from .values import merged, over, preset_file, read_yaml
 Positive = Annotated[int, Field(gt=0)]
 Level = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+# Fields of `ModelConfig` that are arguments of `UNet3D`.
+UNET = (
+    *("patch_size", "model_channels", "channel_mult", "num_res_blocks", "attention"),
+    *("downsample_time", "conv", "head_dim"),
+)
 
 
 class _Section(BaseModel):
@@ -119,12 +124,21 @@ class DataConfig(_Section):
 
 
 class ModelConfig(_Section):
-    """The denoiser. See `UNet3D` for what each argument means."""
+    """The denoiser. See `UNet3D` and `VideoTransformer` for what each argument means."""
 
-    kind: Literal["unet3d"] = Field("unet3d", description="architecture")
+    kind: Literal["unet3d", "transformer"] = Field("unet3d", description="architecture")
     codec: Path | None = Field(None, description="folder of a diffusers autoencoder; none: pixels are denoised")
     model_class: str | None = Field(None, description="your subclass of the architecture, as module:Class")
     model_args: dict[str, Any] = Field({}, description="further arguments of that class")
+    patch_size: list[Positive] = Field(
+        [], description="patch (frames, height, width) that becomes one position; none: 1 1 1, transformer 1 2 2"
+    )
+    size: Literal["5M", "30M", "130M", "450M", "1B", "3B", "7B", "14B"] = Field(
+        "30M", description="transformer: parameters, see SIZES"
+    )
+    time_attention: Literal["full", "factorised", "causal"] = Field(
+        "full", description="transformer: who sees whom along time"
+    )
     model_channels: Positive = Field(128, description="width of the first level")
     channel_mult: list[float] = Field([1, 2, 4], description="width of each level, in model_channels")
     num_res_blocks: Positive = Field(2, description="residual blocks a level")
@@ -132,9 +146,18 @@ class ModelConfig(_Section):
         ["time", "space+time", "space+time"], description="self-attention of each level"
     )
     downsample_time: list[bool] = Field([False, False], description="whether a step to the next level halves frames")
-    patch_size: list[Positive] = Field([1, 1, 1], description="space-to-depth patch (frames, height, width)")
     conv: Literal["3d", "factorised"] = Field("3d", description="3D convolutions, or space then time")
     head_dim: Positive = Field(64, description="width of an attention head")
+
+    @model_validator(mode="after")
+    def _of_this_kind(self) -> "ModelConfig":
+        own = {"transformer": ("size", "time_attention"), "unet3d": tuple(n for n in UNET if n != "patch_size")}
+        fields = type(self).model_fields
+        for kind, names in own.items():
+            given = [name for name in names if getattr(self, name) != fields[name].default]
+            if kind != self.kind and given:
+                raise ValueError(f"model.{given[0]} is of the {kind}, and model.kind is {self.kind}: leave out one")
+        return self
 
 
 class TextConfig(_Section):
@@ -153,7 +176,9 @@ class DiffusionConfig(_Section):
     objective: str | None = Field(None, description="your subclass of TextToVideoDiffusion, as module:Class")
     schedule: Literal["cosine", "linear", "scaled_linear", "flow"] = Field("cosine", description="noise schedule")
     num_timesteps: Positive = Field(1000, description="training timesteps")
-    shift: Annotated[float, Field(gt=0)] = Field(1.0, description="flow: above 1 more noise, for larger videos")
+    shift: Annotated[float, Field(gt=0)] | Literal["auto"] = Field(
+        1.0, description="flow: above 1 more noise, for larger videos; auto: by each video's size"
+    )
     prediction: Literal["epsilon", "v", "x0", "flow"] = Field("epsilon", description="what the model predicts")
     weighting: Literal["uniform", "min_snr"] = Field("uniform", description="loss weight over noise levels")
     min_snr_gamma: Annotated[float, Field(gt=0)] = Field(5.0, description="gamma of min-SNR weighting")

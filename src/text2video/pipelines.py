@@ -22,10 +22,14 @@ from .errors import ModelError, UsageError
 
 # The parts of a saved pipeline are found among imported modules only.
 from .models import text as text
+from .models import transformer as transformer
 from .models import unet3d as unet3d
 from .models.codecs import Geometry, decode, geometry_of
 from .models.text import TextEncoder
 from .sizes import ShapeRules
+
+DENOISERS = ("unet", "transformer")
+"""What a denoiser is called among a pipeline's components."""
 
 
 class TextToVideoOutput(BaseOutput):
@@ -40,7 +44,7 @@ class TextToVideoPipeline(DiffusionPipeline):
     A frozen part may be left on the disk (`leave_on_disk`), and is then None.
 
     Args:
-        unet: the denoiser, of pixels or of the codec's latents.
+        unet, transformer: the denoiser, of pixels or of the codec's latents; one of the two.
         scheduler: a diffusers scheduler: the schedule trained on, and the sampler used when none is named.
         text_encoder, tokenizer: see `TextEncoder`.
         prediction: what the denoiser predicts: epsilon, v, x0 or flow.
@@ -50,15 +54,16 @@ class TextToVideoPipeline(DiffusionPipeline):
             at every noise level; steps None: the sampler's own.
     """
 
-    model_cpu_offload_seq = "text_encoder->unet->vae"
-    _optional_components = ["text_encoder", "vae"]  # noqa: RUF012 - the name and type that diffusers reads
+    model_cpu_offload_seq = "text_encoder->unet->transformer->vae"
+    _optional_components = ["text_encoder", "vae", *DENOISERS]  # noqa: RUF012 - the name and type that diffusers reads
 
     def __init__(
         self,
-        unet: Any,
         scheduler: Any,
         text_encoder: Any,
         tokenizer: Any,
+        unet: Any = None,
+        transformer: Any = None,
         vae: Any = None,
         prediction: str = "epsilon",
         num_frames: int = 16,
@@ -70,7 +75,8 @@ class TextToVideoPipeline(DiffusionPipeline):
         guidance_interval: Sequence[float] | None = None,
     ):
         super().__init__()
-        self.register_modules(unet=unet, scheduler=scheduler, text_encoder=text_encoder, tokenizer=tokenizer, vae=vae)
+        self.register_modules(scheduler=scheduler, text_encoder=text_encoder, tokenizer=tokenizer)
+        self.register_modules(unet=unet, transformer=transformer, vae=vae)
         self.register_to_config(
             prediction=prediction,
             num_frames=num_frames,
@@ -100,17 +106,28 @@ class TextToVideoPipeline(DiffusionPipeline):
         except (OSError, ValueError, SafetensorError) as error:
             if "trust_remote_code" in str(error):
                 classes = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+                own = next(":".join(classes[name]) for name in DENOISERS if (classes.get(name) or [None])[0])
                 raise ModelError(
-                    f"The model in {str(folder)!r} is of a class of your own, {':'.join(classes['unet'])}. Import its "
+                    f"The model in {str(folder)!r} is of a class of your own, {own}. Import its "
                     "module first, or name it by --model_class module:Class."
                 ) from None
             raise ModelError(f"The model in {str(folder)!r} cannot be loaded: {error}") from None
-        for component in filter(None, (pipe.unet, pipe.text_encoder, pipe.vae)):
+        for component in filter(None, (pipe.denoiser, pipe.text_encoder, pipe.vae)):
             # Loaded weights lie where the file had them; matrix products differ by 2e-6 unless they are aligned anew.
             for parameter in component.parameters():
                 parameter.data = parameter.data.clone()
             component.eval()
         return pipe
+
+    @property
+    def denoiser_name(self) -> str:
+        """What the denoiser is called among the components."""
+        return "unet" if self.transformer is None else "transformer"
+
+    @property
+    def denoiser(self) -> Any:
+        """The U-Net or the transformer."""
+        return getattr(self, self.denoiser_name)
 
     @property
     def is_latent(self) -> bool:
@@ -122,8 +139,8 @@ class TextToVideoPipeline(DiffusionPipeline):
         """The videos that it can take and make."""
         vae = self.vae or left_on_disk(self).get("vae")
         if vae is None:
-            return self.unet.rules
-        return (Geometry.read(vae) if isinstance(vae, Path) else geometry_of(vae)).rules(self.unet.rules)
+            return self.denoiser.rules
+        return (Geometry.read(vae) if isinstance(vae, Path) else geometry_of(vae)).rules(self.denoiser.rules)
 
     def encode_prompt(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Prompts -> the denoiser's keyword arguments."""
@@ -158,7 +175,7 @@ class TextToVideoPipeline(DiffusionPipeline):
             UsageError: the size or the number of frames is none that the denoiser's strides allow.
         """
         config: Any = self.config
-        channels: int = self.unet.config["in_channels"]
+        channels: int = self.denoiser.config["in_channels"]
         shape: tuple[int, ...] = (num_frames or config.num_frames, height or config.height, width or config.width)
         self.rules.check(shape)
         if self.vae is not None:
@@ -190,9 +207,9 @@ class TextToVideoPipeline(DiffusionPipeline):
         return (x_0 if self.vae is None else decode(self.vae, x_0)).clamp(-1, 1)
 
     def _predict(self, x_t: Tensor, t: Tensor, condition: dict[str, Any]) -> Tensor:
-        dtype = self.unet.dtype
+        dtype = self.denoiser.dtype
         given = {name: v.to(dtype) if v.is_floating_point() else v for name, v in condition.items()}
-        return self.unet(x_t.to(dtype), t, **given, return_dict=False)[0]
+        return self.denoiser(x_t.to(dtype), t, **given, return_dict=False)[0]
 
     @torch.no_grad()
     def __call__(

@@ -1,5 +1,6 @@
 """Sampling with a diffusers scheduler, and classifier-free guidance (Ho and Salimans 2022)."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -76,7 +77,9 @@ def sample(
     steps = num_inference_steps or default_steps(scheduler)
     if not 0 < steps <= schedule.num_timesteps:
         raise UsageError(f"num_inference_steps is {steps}; this model has 1 to {schedule.num_timesteps} steps.")
-    _set_timesteps(scheduler, steps, noise.device)
+    shift = schedule.at_size(noise.shape[2:]).shift
+    mu = {"mu": math.log(shift)} if scheduler.config.get("use_dynamic_shifting") else {}
+    _set_timesteps(scheduler, steps, noise.device, **mu)
     draws = "generator" in scheduler.step.__code__.co_varnames
     x_t = noise if schedule.is_flow else noise * scheduler.init_noise_sigma
     for step, t in enumerate(scheduler.timesteps):
@@ -93,9 +96,9 @@ def sample(
     return x_t
 
 
-def _set_timesteps(scheduler: Any, steps: int, device: torch.device) -> None:
+def _set_timesteps(scheduler: Any, steps: int, device: torch.device, **how: Any) -> None:
     if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
         # Left alone, it spends its last step on sigma = 1 / num_timesteps, where nothing is left to do.
-        scheduler.set_timesteps(sigmas=np.linspace(1.0, 1.0 / steps, steps).tolist(), device=device)
+        scheduler.set_timesteps(sigmas=np.linspace(1.0, 1.0 / steps, steps).tolist(), device=device, **how)
     else:
-        scheduler.set_timesteps(steps, device=device)
+        scheduler.set_timesteps(steps, device=device, **how)

@@ -162,6 +162,8 @@ class Schedule:
     def from_scheduler(cls, scheduler: Any) -> "Schedule":
         """The schedule that a (saved) diffusers scheduler follows."""
         config = scheduler.config
+        if config.get("use_dynamic_shifting"):
+            return AutoFlow(config.num_train_timesteps)
         if isinstance(scheduler, FlowMatchEulerDiscreteScheduler) or config.get("use_flow_sigmas"):
             return cls("flow", config.num_train_timesteps, config.get("shift") or config.get("flow_shift") or 1.0)
         names = {theirs: ours for ours, theirs in BETAS.items()}
@@ -190,6 +192,31 @@ class SizedFlow(Schedule):
         """With the shift for latents of this shape."""
         log_shift = self.at_few + self.slope * (math.prod(shape) - self.few)
         return Schedule("flow", self.num_timesteps, math.exp(log_shift))
+
+
+class AutoFlow(Schedule):
+    """The straight path, shifted to noise by the root of a video's number of positions.
+
+    Neighbouring positions show the same thing, so a larger video shows it through more noise: by Esser et al. 2024
+    (arXiv:2403.03206, eq. 23) the shift from n to m positions is sqrt(m / n). As n stands one picture of 64 x 64
+    (Hoogeboom et al. 2023, arXiv:2301.11093), of pixels or of latents; smaller ones are not shifted. It comes to 1 for
+    five frames of 28 x 28, 4 for 16 of 64 x 64, and 5.7 for 21 of 60 x 104, which published models shift by 3 to 5.
+    """
+
+    positions = 64 * 64
+
+    def __init__(self, num_timesteps: int = 1000):
+        super().__init__("flow", num_timesteps)
+
+    def at_size(self, shape: Sequence[int]) -> Schedule:
+        """With the shift for (frames, height, width) of what is denoised."""
+        shift = max(math.sqrt(math.prod(shape) / self.positions), 1.0)
+        return Schedule("flow", self.num_timesteps, shift)
+
+    def _flow_sampler(self, name: str) -> Any:
+        """The sampler is told the shift at each `set_timesteps`, as `mu`, its logarithm."""
+        usual = super()._flow_sampler(name)
+        return type(usual).from_config(usual.config, use_dynamic_shifting=True, time_shift_type="exponential")
 
 
 class EDM(Schedule):

@@ -1,4 +1,4 @@
-"""Our own models as a family: a 3D U-Net over pixels or latents and a text encoder, from scratch or from a folder."""
+"""Our own models as a family: a denoiser of pixels or latents and a text encoder, from scratch or from a folder."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -9,24 +9,30 @@ from diffusers.utils import logging
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer
 
+from ..config import UNET
 from ..diffusion.guidance import default_steps
-from ..diffusion.schedules import Schedule
+from ..diffusion.schedules import AutoFlow, Schedule
 from ..errors import UsageError
 from ..models.codecs import Geometry, Latents, encode, open_codec
 from ..models.text import BuiltinTextModel, TextEncoder, padded, text_width
+from ..models.transformer import SIZES, VideoTransformer
 from ..models.unet3d import UNet3D
-from ..pipelines import TextToVideoPipeline, leave_on_disk, save
+from ..pipelines import DENOISERS, TextToVideoPipeline, leave_on_disk, save
 from ..sizes import Bucket, ShapeRules
 from .base import AS_USUAL, Defaults, Opening, Task
 from .devices import placed
 from .frozen import on_disk
+from .imports import import_class
 
 if TYPE_CHECKING:
-    from ..config import RunConfig, TextConfig
+    from ..config import DiffusionConfig, ModelConfig, RunConfig, TextConfig
+
+# `model.kind` -> the architecture, and what it is called in a pipeline.
+ARCHITECTURES = {"unet3d": (UNet3D, "unet"), "transformer": (VideoTransformer, "transformer")}
 
 
 class NativeFamily:
-    """`UNet3D` over pixels or a codec's latents, with the built-in or a pretrained text encoder.
+    """`UNet3D` or `VideoTransformer` over pixels or a codec's latents, with the built-in or a pretrained text encoder.
 
     `embeddings` stands in for a frozen text encoder that is not in memory.
     """
@@ -35,7 +41,7 @@ class NativeFamily:
     dtype = torch.float32
     options: frozenset[str] = frozenset()
     frozen: tuple[str, ...] = ()
-    denoiser_names = ("unet",)
+    denoiser_names = DENOISERS
     lora_targets = ("q", "kv", "qkv", "out")
     comfyui_prefix: str | None = None
     comfyui_names: Mapping[str, str] = {}
@@ -50,7 +56,6 @@ class NativeFamily:
         config: "RunConfig",
         captions: Iterable[str],
         shape: Bucket,
-        model_class: type[UNet3D] = UNet3D,
         tokenizer: Any = None,
         parts: Path | None = None,
     ) -> Any:
@@ -62,10 +67,9 @@ class NativeFamily:
         left = {name: parts / name for name in ("vae", "text_encoder") if parts and (parts / name).is_dir()}
         codec, diffusion = config.model.codec, config.diffusion
         tokenizer, text_encoder, width = _text(config.text, captions, tokenizer, left.get("text_encoder"))
-        shift = config.preview.sampling_shift or diffusion.shift
-        schedule = Schedule(diffusion.schedule, diffusion.num_timesteps, shift)
+        schedule = schedule_of(diffusion, config.preview.sampling_shift)
         pipe = TextToVideoPipeline(
-            unet=self.denoiser(config, width, model_class),
+            **{ARCHITECTURES[config.model.kind][1]: self.denoiser(config, width)},
             scheduler=schedule.sampler(config.preview.scheduler, diffusion.prediction, clip=not codec),
             text_encoder=text_encoder,
             tokenizer=tokenizer,
@@ -83,23 +87,13 @@ class NativeFamily:
         return pipe
 
     @staticmethod
-    def denoiser(config: "RunConfig", text_width: int, model_class: type[UNet3D] = UNet3D) -> UNet3D:
+    def denoiser(config: "RunConfig", text_width: int) -> Any:
         """An untrained denoiser, of pixels or the codec's latents, for captions that are `text_width` wide."""
         model = config.model
         channels = Geometry.read(model.codec).channels if model.codec else 3
         sizes = {} if channels == 3 else {"in_channels": channels, "out_channels": channels}
-        return model_class(
-            cross_attention_dim=text_width,
-            model_channels=model.model_channels,
-            channel_mult=model.channel_mult,
-            num_res_blocks=model.num_res_blocks,
-            attention=model.attention,
-            downsample_time=model.downsample_time,
-            patch_size=model.patch_size,
-            conv=model.conv,
-            head_dim=model.head_dim,
-            **sizes | model.model_args,
-        )
+        kind = import_class(model.model_class) if model.model_class else ARCHITECTURES[model.kind][0]
+        return kind(cross_attention_dim=text_width, **sizes | arguments(model))
 
     def open(
         self,
@@ -147,16 +141,16 @@ class NativeFamily:
         return Schedule.from_scheduler(pipe.scheduler)
 
     def prediction(self, pipe: Any) -> str:
-        """What the U-Net predicts."""
+        """What the denoiser predicts."""
         return pipe.config["prediction"]
 
     def denoisers(self, pipe: Any) -> dict[str, nn.Module]:
-        """The U-Net."""
-        return {"unet": pipe.unet}
+        """The U-Net, or the transformer."""
+        return {pipe.denoiser_name: pipe.denoiser}
 
     def trainable(self, pipe: Any) -> dict[str, nn.Module]:
-        """The U-Net, and the text encoder where it is the built-in one."""
-        parts: dict[str, nn.Module] = {"unet": pipe.unet}
+        """The denoiser, and the text encoder where it is the built-in one."""
+        parts = self.denoisers(pipe)
         if TextEncoder(pipe.tokenizer, pipe.text_encoder).trainable:
             parts["text_encoder"] = pipe.text_encoder
         return parts
@@ -196,8 +190,8 @@ class NativeFamily:
     def predict(
         self, pipe: Any, modules: dict[str, nn.Module], x_t: Tensor, t: Tensor, condition: dict[str, Any]
     ) -> Tensor:
-        """The U-Net's prediction."""
-        return modules["unet"](x_t, t, **condition, return_dict=False)[0]
+        """The denoiser's prediction."""
+        return modules[pipe.denoiser_name](x_t, t, **condition, return_dict=False)[0]
 
     def sample(
         self,
@@ -229,6 +223,23 @@ class NativeFamily:
     def save(self, pipe: Any, folder: Path) -> None:
         """The pipeline as a diffusers folder."""
         save(pipe, folder)
+
+
+def arguments(model: "ModelConfig") -> dict[str, Any]:
+    """What a configuration says to the architecture."""
+    names = UNET if model.kind == "unet3d" else ("patch_size", "time_attention")
+    said = {name: value for name in names if (value := getattr(model, name)) != []}
+    return (SIZES[model.size] if model.kind == "transformer" else {}) | said | model.model_args
+
+
+def schedule_of(diffusion: "DiffusionConfig", sampling_shift: float | None = None) -> Schedule:
+    """The noise schedule of a new model; with another shift where one is given."""
+    shift = sampling_shift or diffusion.shift
+    if shift == "auto":
+        if diffusion.schedule != "flow":
+            raise UsageError("diffusion.shift auto is for the flow schedule. Add --schedule flow, or leave it out.")
+        return AutoFlow(diffusion.num_timesteps)
+    return Schedule(diffusion.schedule, diffusion.num_timesteps, float(shift))
 
 
 def _text(

@@ -28,8 +28,16 @@ def zeroed(layer: Layer) -> Layer:
     return layer
 
 
+def mean_token(text: Tensor, mask: Tensor | None) -> Tensor:
+    """The mean of the tokens that there are: `[B, L, D]`, mask bool `[B, L]` -> `[B, D]`."""
+    if mask is None:
+        return text.mean(1)
+    kept = mask[..., None].to(text.dtype)
+    return (text * kept).sum(1) / kept.sum(1).clamp(min=1)
+
+
 class TimestepEmbedding(nn.Module):
-    """Timesteps `[B]`, whole or fractional, on the scale 0 to 1000 -> `[B, width]`."""
+    """Timesteps `[...]`, whole or fractional, on the scale 0 to 1000 -> `[..., width]`."""
 
     def __init__(self, frequencies: int, width: int):
         super().__init__()
@@ -38,8 +46,8 @@ class TimestepEmbedding(nn.Module):
         self.second = nn.Linear(width, width)
 
     def forward(self, timestep: Tensor) -> Tensor:
-        h = sinusoid(timestep, self.frequencies).to(self.first.weight.dtype)  # [B, frequencies]
-        return self.second(F.silu(self.first(h)))  # [B, width]
+        h = sinusoid(timestep, self.frequencies).to(self.first.weight.dtype)  # [..., frequencies]
+        return self.second(F.silu(self.first(h)))  # [..., width]
 
 
 class Conv3d(nn.Conv3d):

@@ -31,6 +31,7 @@ from .layers import (
     ModulatedNorm,
     TimestepEmbedding,
     depth_to_space,
+    mean_token,
     sinusoid,
     space_to_depth,
     zeroed,
@@ -191,7 +192,7 @@ class UNet3D(ModelMixin, ConfigMixin, PeftAdapterMixin):
         if text is not None:
             # What the whole caption says reaches every block from the first step on, before cross-attention has learned
             # where to look (the pooled text of Imagen, Saharia et al. 2022, section 2.3).
-            pooled = self.text_embedding(_mean(text, mask))
+            pooled = self.text_embedding(mean_token(text, mask))
             wanted = pooled if wanted is None else wanted + pooled
         embedding = F.silu(embedding if wanted is None else embedding + wanted)
 
@@ -287,14 +288,6 @@ def _positions(sizes: tuple[int, ...], channels: int, like: Tensor) -> Tensor:
         for i, (axis, size) in enumerate(zip(axes, sizes, strict=True))
     ]
     return F.pad(torch.cat(grid, dim=-1), (0, channels - share * len(sizes))).flatten(0, -2)
-
-
-def _mean(text: Tensor, mask: Tensor | None) -> Tensor:
-    """The mean of the tokens that there are: `[B, L, D]` -> `[B, D]`."""
-    if mask is None:
-        return text.mean(1)
-    kept = mask[..., None].to(text.dtype)
-    return (text * kept).sum(1) / kept.sum(1).clamp(min=1)
 
 
 def convolution(kind: str, channels: int, out_channels: int, zero: bool = False) -> nn.Module:

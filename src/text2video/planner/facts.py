@@ -28,7 +28,7 @@ from ..families.pretrained import PretrainedFamily
 from ..models.codecs import IMAGE, Geometry, decode, encode, geometry_of
 from ..models.text import BuiltinTextModel, text_source
 from ..sizes import ALL, Bucket, ShapeRules, parse_all
-from ..training.build import denoiser_class, learning
+from ..training.build import learning
 from .tracing import CPU, META
 
 Predict = Callable[[Tensor, Tensor], Tensor]
@@ -116,8 +116,8 @@ def _new(config: RunConfig, video: Bucket) -> Facts:
     parts: dict[str, nn.Module] = {}
     with META:
         width = frozen.text_width if frozen.text else config.text.text_width
-        unet: Any = construct(NativeFamily.denoiser, config, width, denoiser_class(config))
-        modules: dict[str, nn.Module] = {"unet": unet}
+        denoiser: Any = construct(NativeFamily.denoiser, config, width)
+        modules: dict[str, nn.Module] = {"denoiser": denoiser}
         if frozen.text:
             parts["text_encoder"] = _transformers(AutoConfig.from_pretrained(text_source(frozen.text)))
         else:
@@ -125,7 +125,7 @@ def _new(config: RunConfig, video: Bucket) -> Facts:
             modules["text_encoder"] = BuiltinTextModel(
                 text.vocab_size, text.text_width, text.text_layers, text.max_tokens
             )
-    geometry, rules, vae = frozen.geometry, unet.rules, None
+    geometry, rules, vae = frozen.geometry, denoiser.rules, None
     if geometry and frozen.codec:
         rules, vae = geometry.rules(rules), _on_meta(frozen.codec, "diffusers", geometry.kind)
         parts["vae"] = vae
@@ -138,7 +138,7 @@ def _new(config: RunConfig, video: Bucket) -> Facts:
             words = modules["text_encoder"](torch.zeros(len(t), tokens, dtype=torch.long), mask)
         else:
             words = torch.empty(len(t), tokens, width)
-        return unet(x_t, t, words, mask, return_dict=False)[0]
+        return denoiser(x_t, t, words, mask, return_dict=False)[0]
 
     for module in modules.values():
         module.requires_grad_(True)

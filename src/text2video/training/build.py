@@ -15,18 +15,16 @@ from transformers import AutoTokenizer
 from ..config import RunConfig, TrainConfig
 from ..data.cache import Cache
 from ..diffusion.objectives import Objective, TextToVideoDiffusion
-from ..diffusion.schedules import Schedule
 from ..errors import UsageError
 from ..families import lora
 from ..families.base import Family, Opening
 from ..families.devices import choose_device
 from ..families.frozen import Frozen, prepared_settings
 from ..families.imports import construct, import_class
-from ..families.native import NativeFamily
+from ..families.native import NativeFamily, schedule_of
 from ..families.opening import family_of, model_folder
 from ..models.codecs import Geometry
 from ..models.transformer import VideoTransformer
-from ..models.unet3d import UNet3D
 from ..sizes import Bucket, ShapeRules
 from .data import Sampler
 
@@ -77,13 +75,8 @@ def shape_rules(config: RunConfig, base: Base | None = None) -> ShapeRules:
         family, pipe = base
         return family.rules(pipe)
     with torch.device("meta"):  # no memory, and nothing drawn
-        inner = construct(NativeFamily.denoiser, config, 1, denoiser_class(config)).rules
+        inner = construct(NativeFamily.denoiser, config, 1).rules
     return Geometry.read(config.model.codec).rules(inner) if config.model.codec else inner
-
-
-def denoiser_class(config: RunConfig) -> type[UNet3D]:
-    """The architecture, or the user's own subclass."""
-    return import_class(config.model.model_class) if config.model.model_class else UNet3D
 
 
 def build(
@@ -125,12 +118,12 @@ def build(
         )
     else:
         family = NativeFamily()
-        schedule = Schedule(diffusion.schedule, diffusion.num_timesteps, diffusion.shift)
+        schedule = schedule_of(diffusion)
         prediction = diffusion.prediction
         torch.manual_seed(config.seed)
         tokenizer = AutoTokenizer.from_pretrained(begun / "tokenizer") if begun else None
         parts = cache.folder / "parts" if cache else None
-        pipe = construct(family.create, config, captions, shape, denoiser_class(config), tokenizer, parts)
+        pipe = construct(family.create, config, captions, shape, tokenizer, parts)
     if cache and frozen.text:
         family.embeddings = cache.embedding
     kind = import_class(diffusion.objective) if diffusion.objective else TextToVideoDiffusion

@@ -1,0 +1,343 @@
+"""A diffusion transformer over spacetime patches that denoises videos from text, at any size and duration.
+
+The diffusion transformer of Peebles and Xie 2023 (arXiv:2212.09748) with adaptive layer norms that start as nothing
+(AdaLN-Zero), cross-attention to the text and one modulation shared by all blocks, to which each adds a table of its own
+(Chen et al. 2023, arXiv:2310.00426), rotary positions of frame, row and column (Su et al. 2021, arXiv:2104.09864) and
+normalised queries and keys (Dehghani et al. 2023, arXiv:2302.05442).
+
+The shared modulation: a layer for each block would hold 6 of its 22 C^2 weights and yet add nothing to the products of
+a token. Shared, the same number of weights is a third more depth.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import ModelMixin
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.loaders import PeftAdapterMixin
+from diffusers.models.attention import AttentionMixin, AttentionModuleMixin
+from diffusers.models.attention_dispatch import dispatch_attention_fn
+from diffusers.models.cache_utils import CacheMixin
+from diffusers.utils import BaseOutput
+from torch import Tensor, nn
+
+from ..errors import ModelError
+from ..sizes import ShapeRules
+from .attention import attention
+from .layers import TimestepEmbedding, mean_token, zeroed
+from .layout import TIME_ATTENTION, Attend, Grid, Layout
+
+# Parameters, within a tenth -> layers, heads, width of a head. Widths of 128 keep a GPU's attention kernels busier.
+SIZES: dict[str, dict[str, int]] = {
+    name: {"num_layers": layers, "num_attention_heads": heads, "attention_head_dim": width}
+    for name, layers, heads, width in (
+        ("5M", 8, 3, 64),
+        ("30M", 12, 6, 64),
+        ("130M", 14, 12, 64),
+        ("450M", 20, 18, 64),
+        ("1B", 26, 12, 128),
+        ("3B", 28, 20, 128),
+        ("7B", 34, 28, 128),
+        ("14B", 34, 40, 128),
+    )
+}
+
+
+@dataclass
+class VideoTransformerOutput(BaseOutput):
+    """`sample`: the prediction `[B, out_channels, T, H, W]`."""
+
+    sample: Tensor
+
+
+class VideoTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, AttentionMixin, CacheMixin):
+    """Predicts what a video `x_t` was made of: noise, velocity or clean video, as the objective asks.
+
+    Any frame count and size that are multiples of `patch_size` work, also those it was never trained on.
+
+    Args:
+        in_channels, out_channels: channels of the video; more inputs than outputs for image conditions.
+        cross_attention_dim: width of the text embedding.
+        num_layers, num_attention_heads, attention_head_dim: depth, and the two factors of the width; see `SIZES`.
+        patch_size: frames, height, width of the block of pixels or latents that becomes one token.
+        time_attention: who sees whom: "full", "factorised" or "causal", see `Grid`. The weights are of the same kind
+            in all three, so that one can start from another.
+        causal_block: frames of tokens that see one another in causal attention.
+        mlp_ratio: inner width of the feed-forward, in widths.
+    """
+
+    _supports_gradient_checkpointing = True
+    _no_split_modules = ["TransformerBlock"]  # noqa: RUF012 - the name and type that diffusers reads
+    _repeated_blocks = ["TransformerBlock"]  # noqa: RUF012
+    _skip_layerwise_casting_patterns = ["norm", "enter", "table", "embedding"]  # noqa: RUF012
+
+    @register_to_config
+    def __init__(
+        self,
+        in_channels: int = 3,
+        out_channels: int = 3,
+        cross_attention_dim: int = 512,
+        num_layers: int = 12,
+        num_attention_heads: int = 6,
+        attention_head_dim: int = 64,
+        patch_size: Sequence[int] = (1, 2, 2),
+        time_attention: str = "full",
+        causal_block: int = 1,
+        mlp_ratio: float = 4.0,
+    ):
+        super().__init__()
+        if time_attention not in TIME_ATTENTION:
+            raise ModelError(f"time_attention is {time_attention!r}; choose one of {', '.join(TIME_ATTENTION)}.")
+        if attention_head_dim % 2 or attention_head_dim < 6:
+            raise ModelError(
+                f"attention_head_dim is {attention_head_dim}; three axes share its pairs: give an even number from 6."
+            )
+        self.patch_size = (patch_size[0], patch_size[1], patch_size[2])
+        self.gradient_checkpointing = False
+        width, patch = num_attention_heads * attention_head_dim, math.prod(self.patch_size)
+        self.time_embedding = TimestepEmbedding(256, width)
+        self.text_embedding = nn.Linear(cross_attention_dim, width)
+        self.modulation = zeroed(nn.Linear(width, 6 * width))
+        self.words = nn.Sequential(nn.Linear(cross_attention_dim, width), nn.GELU("tanh"), nn.Linear(width, width))
+        self.rope = Rotation(attention_head_dim)
+        self.enter = nn.Linear(patch * in_channels, width)
+        self.blocks = nn.ModuleList(
+            TransformerBlock(width, attention_head_dim, int(width * mlp_ratio)) for _ in range(num_layers)
+        )
+        self.table = nn.Parameter(torch.zeros(2 * width))
+        self.leave = zeroed(nn.Linear(width, patch * out_channels))
+
+    @property
+    def strides(self) -> tuple[int, int, int]:
+        """Frames, height and width must be multiples of these."""
+        return self.patch_size
+
+    @property
+    def rules(self) -> ShapeRules:
+        """The videos that it can take."""
+        return ShapeRules.multiples(*self.strides)
+
+    def grid(self, sample: Tensor) -> Grid:
+        """The layout of a batch of videos `[B, C, T, H, W]`.
+
+        Raises:
+            UsageError: frames, height or width are no multiples of `strides`.
+        """
+        self.rules.check(sample.shape[2:])
+        t, h, w = (size // step for size, step in zip(sample.shape[2:], self.patch_size, strict=True))
+        own: Any = self.config
+        return Grid((t, h, w), self.patch_size, own.time_attention, own.causal_block, device=sample.device)
+
+    def forward(
+        self,
+        sample: Any,
+        timestep: Tensor | float,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        added_embedding: Tensor | None = None,
+        layout: Layout | None = None,
+        return_dict: bool = True,
+    ) -> VideoTransformerOutput | tuple[Any]:
+        """The prediction for `sample` at `timestep`.
+
+        Args:
+            sample: `x_t`, `[B, in_channels, T, H, W]`, or what `layout` takes.
+            timestep: `[B]` or one for all, whole or fractional, from 0 (clean) to 1000 (noise); or one for each frame
+                of tokens, `[B, T / patch_size[0]]`.
+            encoder_hidden_states: the text `[B, L, cross_attention_dim]`; without it no text is seen.
+            encoder_attention_mask: bool `[B, L]`, true where there is text.
+            added_embedding: `[B, width]`, what else is wanted, added to the embedding of the caption.
+            layout: how the sample lies as tokens, and who sees whom; None: `grid(sample)`. With another, timesteps and
+                texts are one for each of its clips.
+
+        Raises:
+            UsageError: frames, height or width are no multiples of `strides`.
+        """
+        layout = layout or self.grid(sample)
+        dtype = self.enter.weight.dtype
+        x = self.enter(layout.fold(sample).to(dtype))  # [R, L, C]
+        text, mask = encoder_hidden_states, encoder_attention_mask
+        mask = None if mask is None else mask.bool()
+
+        timestep = torch.as_tensor(timestep, device=x.device)
+        if not timestep.ndim:
+            timestep = timestep.expand(len(x))
+        embedding = self.time_embedding(timestep)  # [B, C] or [B, frames, C]
+        wanted = added_embedding
+        if text is not None:
+            text = text.to(dtype)
+            # What the whole caption says reaches every block from the first step on, see UNet3D.
+            pooled = self.text_embedding(mean_token(text, mask))  # [B, C]
+            wanted = pooled if wanted is None else wanted + pooled
+            text = self.words(text)  # [B, S, C]
+        if wanted is not None:
+            embedding = embedding + (wanted if embedding.ndim == 2 else wanted[:, None])
+        embedding = F.silu(embedding).flatten(0, -2)  # [timesteps, C]
+        context = Context(layout, self.modulation(embedding), self.rope(layout.positions), text, layout.words(mask))
+        for layer, block in enumerate(self.blocks.children()):
+            x = self._run(block, x, context, layout.tokens(layer))
+        shift, scale = (layout.rows(part) for part in (self.table + embedding.repeat(1, 2)).chunk(2, dim=1))
+        x = self.leave(modulated(x, shift, scale))  # [R, L, P]
+        found = layout.unfold(x)  # [B, out_channels, T, H, W]
+        return VideoTransformerOutput(sample=found) if return_dict else (found,)
+
+    def _run(self, block: nn.Module, *inputs: Any) -> Tensor:
+        if self._gradient_checkpointing_func and self.gradient_checkpointing and torch.is_grad_enabled():
+            return self._gradient_checkpointing_func(block, *inputs)
+        return block(*inputs)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What all blocks are told alike."""
+
+    layout: Layout
+    modulation: Tensor  # [timesteps, 6C]
+    rotation: tuple[Tensor, Tensor]  # cosines and sines, each [1 or R, L, 1, D/2]
+    text: Tensor | None  # [B, S, C]
+    words: Attend
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, attention to the text, and a feed-forward over `[R, L, C]`; it starts as the identity."""
+
+    def __init__(self, width: int, head_dim: int, hidden: int):
+        super().__init__()
+        self.table = nn.Parameter(torch.zeros(6 * width))
+        self.attention = SelfAttention(width, head_dim)
+        self.text_norm = nn.LayerNorm(width)
+        self.text_attention = CrossAttention(width, head_dim)
+        self.widen = nn.Linear(width, hidden)
+        self.narrow = nn.Linear(hidden, width)
+
+    def forward(self, hidden_states: Tensor, context: Context, attend: Attend) -> Tensor:
+        x = hidden_states
+        parts = (self.table + context.modulation).chunk(6, dim=1)  # each [timesteps, C]
+        shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = (context.layout.rows(part) for part in parts)
+        x = gated(x, gate, self.attention(modulated(x, shift, scale), context.rotation, attend))
+        if context.text is not None:
+            x = x + self.text_attention(self.text_norm(x), context.text, context.words)
+        hidden = F.gelu(self.widen(modulated(x, shift_mlp, scale_mlp)), approximate="tanh")
+        return gated(x, gate_mlp, self.narrow(hidden))
+
+
+def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Layer norm of `[R, L, C]`, then a scale and a shift for each group of tokens, `[G, C]`."""
+    normed = F.layer_norm(x, x.shape[-1:], eps=1e-6)
+    return torch.addcmul(_grouped(shift, x), _in_groups(normed, scale), 1 + _grouped(scale, x)).view(x.shape)
+
+
+def gated(x: Tensor, gate: Tensor, change: Tensor) -> Tensor:
+    """`x` `[R, L, C]`, and a change that each group of tokens takes as far as its gate `[G, C]` says."""
+    return torch.addcmul(_in_groups(x, gate), _grouped(gate, x), _in_groups(change, gate)).view(x.shape)
+
+
+def _in_groups(x: Tensor, values: Tensor) -> Tensor:
+    return x.reshape(len(values), -1, x.shape[-1])  # [G, tokens of a group, C]
+
+
+def _grouped(values: Tensor, x: Tensor) -> Tensor:
+    return values[:, None].to(x.dtype)  # [G, 1, C]
+
+
+class Processor:
+    """Softmax attention by diffusers' dispatcher, as `set_attention_backend` says; on a CPU by our own kernels."""
+
+    _attention_backend = None  # the names that diffusers sets
+    _parallel_config = None
+
+    def __call__(self, q_BLND: Tensor, k_BSND: Tensor, v_BSND: Tensor, mask_BS: Tensor | None = None) -> Tensor:
+        if self._attention_backend is None and self._parallel_config is None and q_BLND.device.type == "cpu":
+            return attention(q_BLND, k_BSND, v_BSND, mask_BS)
+        mask = None
+        if mask_BS is not None:
+            # a row that sees no key gets zeros, not NaN
+            v_BSND = v_BSND * mask_BS[:, :, None, None].to(v_BSND.dtype)
+            mask = (mask_BS | ~mask_BS.any(1, keepdim=True))[:, None, None, :]  # [B, 1, 1, S]
+        return dispatch_attention_fn(
+            q_BLND,
+            k_BSND,
+            v_BSND,
+            attn_mask=mask,
+            backend=self._attention_backend,
+            # texts are whole in every process
+            parallel_config=self._parallel_config if mask_BS is None else None,
+        )
+
+
+class SelfAttention(nn.Module, AttentionModuleMixin):
+    """Over `[R, L, C]`, with normalised queries and keys that are turned by their tokens' positions."""
+
+    _default_processor_cls = Processor
+    _available_processors = [Processor]  # noqa: RUF012
+    _supports_qkv_fusion = False  # they are one product already
+    is_cross_attention = False
+
+    def __init__(self, width: int, head_dim: int):
+        super().__init__()
+        self.head_dim = head_dim
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.q_norm = nn.RMSNorm(head_dim, eps=1e-6)
+        self.k_norm = nn.RMSNorm(head_dim, eps=1e-6)
+        self.out = nn.Linear(width, width)
+        self.processor: Any = Processor()
+
+    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(-1, (3, -1, self.head_dim)).unbind(2)  # each [R, L, N, D]
+        q, k = rotated(self.q_norm(q), *rotation), rotated(self.k_norm(k), *rotation)
+        return self.out(attend(self.processor, q, k, v).flatten(2))  # [R, L, C]
+
+
+class CrossAttention(nn.Module, AttentionModuleMixin):
+    """From `[R, L, C]` to texts `[B, S, C]`; the output projection starts at zero."""
+
+    _default_processor_cls = Processor
+    _available_processors = [Processor]  # noqa: RUF012
+    _supports_qkv_fusion = False
+    is_cross_attention = True
+
+    def __init__(self, width: int, head_dim: int):
+        super().__init__()
+        self.head_dim = head_dim
+        self.q = nn.Linear(width, width, bias=False)
+        self.kv = nn.Linear(width, 2 * width, bias=False)
+        self.q_norm = nn.RMSNorm(head_dim, eps=1e-6)
+        self.k_norm = nn.RMSNorm(head_dim, eps=1e-6)
+        self.out = zeroed(nn.Linear(width, width))
+        self.processor: Any = Processor()
+
+    def forward(self, x: Tensor, text: Tensor, attend: Attend) -> Tensor:
+        q = self.q_norm(self.q(x).unflatten(-1, (-1, self.head_dim)))  # [R, L, N, D]
+        k, v = self.kv(text).unflatten(-1, (2, -1, self.head_dim)).unbind(2)  # each [B, S, N, D]
+        return self.out(attend(self.processor, q, self.k_norm(k), v).flatten(2))  # [R, L, C]
+
+
+class Rotation(nn.Module):
+    """Positions -> the angles that pairs of a head's channels are turned by: some by the frame, the others by the row
+    and by the column, a third each, and what does not divide by three by the frame."""
+
+    def __init__(self, head_dim: int, max_period: float = 10_000.0):
+        super().__init__()
+        third = head_dim // 6
+        self.pairs = (head_dim // 2 - 2 * third, third, third)
+        self.max_period = max_period
+
+    def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """`[R, L, 3]` -> cosines and sines, each float32 `[R, L, 1, D/2]`."""
+        angles = []
+        for axis, pairs in enumerate(self.pairs):
+            exponents = torch.arange(pairs, dtype=torch.float32, device=positions.device) / pairs
+            angles.append(positions[..., axis, None].float() * self.max_period**-exponents)  # [R, L, pairs]
+        whole = torch.cat(angles, dim=-1)[:, :, None]  # [R, L, 1, D/2]
+        return whole.cos(), whole.sin()
+
+
+def rotated(x_RLND: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Channels i and i + D/2 as a pair, turned by their angle: cosines and sines `[1 or R, L, 1, D/2]`."""
+    cos, sin = cos.to(x_RLND.dtype), sin.to(x_RLND.dtype)
+    first, second = x_RLND.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
