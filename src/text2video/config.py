@@ -308,6 +308,11 @@ class RunConfig(_Section):
             raise ValueError("data.shapes makes its own clips: leave out load_tensors, or leave out shapes")
         if self.data.load_tensors and self.data.augment:
             raise ValueError("data.load_tensors holds one view of each clip, and data.augment varies it: leave out one")
+        if self.data.pack and self.train.init_from is None and self.model.kind != "transformer":
+            raise ValueError(
+                f"data.pack puts clips of any sizes in one row, which a {self.model.kind} cannot take: choose "
+                "model.kind transformer, or leave out pack; data.buckets sorts clips by size"
+            )
         if self.data.pack and self.train.last_batch == "smaller":
             raise ValueError(
                 "data.pack has packs wait for the next epoch: leave out train.last_batch, or leave out pack"

@@ -60,7 +60,8 @@ def test_the_commonest_sizes_of_real_clips_leave_at_most_5_percent_empty(real_cl
     for frames, low, high in (shape for shape in shapes if shape[1:] in commonest):
         scale = min(1.0, 128 / high) / 8
         tokens.append(frames * max(1, int(low * scale)) * max(1, int(high * scale)))
-    assert len(commonest) == 16 and len(set(tokens)) > 5
+    assert len(commonest) == 16
+    assert len(set(tokens)) > 5
     sampler = PackSampler(tokens * 4, 16_384)
     assert sampler.full >= 0.95
 
@@ -100,7 +101,8 @@ def test_packs_that_waited_come_first():
         first = sampler.batches_before(epoch)
         late = [old < epoch for k in range(first, first + 3) for _, old in sampler.batch(k)]
         assert late == sorted(late, reverse=True)
-        assert sampler.epoch_of(first) == epoch and sampler.epoch_of(first - 1) == epoch - 1
+        assert sampler.epoch_of(first) == epoch
+        assert sampler.epoch_of(first - 1) == epoch - 1
     seen = {pair for k in range(sampler.steps(2)) for pair in sampler.batch(k)}
     assert {(index, epoch) for index in range(70) for epoch in range(2)} <= seen
 

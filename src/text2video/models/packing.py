@@ -10,6 +10,7 @@ product with a block-diagonal mask; on a GPU in half precision one kernel for se
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 
 import torch
@@ -40,6 +41,16 @@ class Row:
         return cls([grids[numbers[0]] for numbers in same.values()], list(same.values()))
 
     @property
+    def order(self) -> list[int]:
+        """The clips in the order they lie in the row."""
+        return [number for numbers in self.clips for number in numbers]
+
+    @property
+    def each(self) -> list[int]:
+        """Tokens of each clip, in that order."""
+        return [math.prod(grid.sizes) for grid, numbers in self for _ in numbers]
+
+    @property
     def lengths(self) -> list[int]:
         """Tokens of all clips of each size."""
         return [math.prod(grid.sizes) * len(numbers) for grid, numbers in self]
@@ -68,12 +79,11 @@ class Row:
         """Something said of each clip, `[clips, C]`, for groups of tokens that none of them shares, `[G, C]`."""
         return values[self._groups.to(values.device, non_blocking=True)]
 
-    @property
+    @cached_property
     def _groups(self) -> Tensor:
         """The clip of each group."""
-        size = math.gcd(*(math.prod(grid.sizes) for grid in self.grids))
-        counts = [math.prod(grid.sizes) // size for grid, numbers in self for _ in numbers]
-        return torch.tensor([n for numbers in self.clips for n in numbers]).repeat_interleave(torch.tensor(counts))
+        counts = torch.tensor(self.each) // math.gcd(*self.each)
+        return torch.tensor(self.order).repeat_interleave(counts)
 
     def tokens(self, layer: int) -> Attend:
         """Each clip as its own grid says."""
@@ -94,8 +104,7 @@ class OwnClip:
     def __call__(self, core: Core, q_1LND: Tensor, k_1LND: Tensor, v_1LND: Tensor) -> Tensor:
         dtype = _kernel_dtype(core, q_1LND)
         if dtype and all(way is everyone for way in self.ways):
-            lengths = [math.prod(grid.sizes) for grid, numbers in self.row for _ in numbers]
-            return _sequences(q_1LND[0], k_1LND[0], v_1LND[0], lengths, lengths, dtype)[None]
+            return _sequences(q_1LND[0], k_1LND[0], v_1LND[0], self.row.each, self.row.each, dtype)[None]
         split = (x.split(self.row.lengths, dim=1) for x in (q_1LND, k_1LND, v_1LND))
         seen = []
         for numbers, way, *qkv in zip(self.row.clips, self.ways, *split, strict=True):
@@ -111,7 +120,21 @@ class TextOfClip:
     row: Row
     mask: Tensor | None  # bool [clips, S]
 
+    @cached_property
+    def _shown(self) -> tuple[Tensor, list[int]]:
+        """In the row's order, which tokens of the texts are seen, bool `[clips, S]`, and how many; at least one."""
+        mask = self.mask
+        assert mask is not None
+        shown = (mask | ~mask.any(1, keepdim=True))[self.row.order]
+        return shown, shown.sum(1).tolist()
+
     def __call__(self, core: Core, q_1LND: Tensor, k_BSND: Tensor, v_BSND: Tensor) -> Tensor:
+        dtype = _kernel_dtype(core, q_1LND)
+        if dtype and self.mask is not None:
+            shown, keys = self._shown
+            v_BSND = v_BSND * self.mask[:, :, None, None].to(v_BSND.dtype)  # a clip without text gets zeros
+            k_SND, v_SND = (x[self.row.order][shown] for x in (k_BSND, v_BSND))
+            return _sequences(q_1LND[0], k_SND, v_SND, self.row.each, keys, dtype)[None]
         seen = []
         for numbers, part in zip(self.row.clips, q_1LND.split(self.row.lengths, dim=1), strict=True):
             q, own = part.unflatten(1, (len(numbers), -1))[0], list(numbers)

@@ -213,7 +213,8 @@ def tokens_of(family: Family, pipe: Any, shape: Bucket) -> int:
             f"--pack needs a model that takes clips of different sizes in one row: --model_kind transformer. This one "
             f"is a {' and a '.join(kinds)}. Leave out --pack; --buckets sorts clips by size for it."
         )
-    return math.prod(-(-size // step) for size, step in zip(pipe.latent_shape(shape), denoiser.strides, strict=True))
+    sizes = pipe.geometry.latent_shape(shape) if pipe.geometry else shape
+    return math.prod(size // step for size, step in zip(sizes, denoiser.strides, strict=True))
 
 
 def choose_precision(name: str, device: str) -> str:
