@@ -53,9 +53,7 @@ class Lit(VideoTransformer):
         self.light = torch.nn.Linear(1, self.enter.out_features)
 
     def forward(self, sample, timestep, encoder_hidden_states=None, condition=None, **kwargs):
-        return super().forward(
-            sample, timestep, encoder_hidden_states, added_embedding=self.light(condition), **kwargs
-        )
+        return super().forward(sample, timestep, encoder_hidden_states, added_embedding=self.light(condition), **kwargs)
 
 
 class Twice(TextToVideoDiffusion):
@@ -187,7 +185,7 @@ def test_a_dry_run_tells_of_packs(packed):
 def test_what_cannot_be_packed_is_said(packed, tiny):
     with pytest.raises(UsageError, match=r"a unet3d cannot take: choose model\.kind transformer"):
         tiny("--pack", "100")
-    with pytest.raises(UsageError, match="leave out train.last_batch"):
+    with pytest.raises(UsageError, match=r"leave out train\.last_batch"):
         packed("--last_batch", "smaller")
     with pytest.raises(DataError, match="longer than a pack of 20 tokens"):
         Trainer(packed("--pack", "20"))

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -159,4 +160,5 @@ def _sequences(
     """`[L, N, D]`: sequence after sequence, so many queries of each see so many keys of the same."""
     ends = [torch.tensor([0, *accumulate(n)], dtype=torch.int32, device=q_LND.device) for n in (queries, keys)]
     q, k, v = (x.to(dtype).contiguous() for x in (q_LND, k_SND, v_SND))
-    return varlen_attn(q, k, v, ends[0], ends[1], max(queries), max(keys)).to(q_LND.dtype)
+    found: Any = varlen_attn(q, k, v, ends[0], ends[1], max(queries), max(keys))  # the output alone, if not asked more
+    return found.to(q_LND.dtype)
