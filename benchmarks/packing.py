@@ -3,11 +3,11 @@
     python benchmarks/packing.py --facts clips/facts.json
 
 The clips have the sixteen commonest sizes of a folder of real ones, scaled so that the longer side has 128 pixels, and
-their own durations at 8 frames a second, up to 17 frames. What trains is a `VideoTransformer` on latents of a codec with
-4x8x8 pixels a latent, by forward, backward and AdamW. Each way takes as many clips as fit into the same number of tokens:
+their own durations at 8 frames a second, up to 17 frames. What trains is a `VideoTransformer` on latents of a codec
+with 4x8x8 pixels a latent, by forward, backward and AdamW. A step has as many clips, on average, in each way:
 
 - packed: as `--pack` deals them, each clip at its own size;
-- padded: every clip is filled up to the largest height, width and duration, without the masks that would then be needed;
+- padded: every clip is filled up to the largest height, width and duration, without the masks that would be needed;
 - buckets: every batch has one size, as `--buckets` deals them.
 
 Tokens that count are those of the clips themselves. The three take turns, step by step. Beside it: attention alone over
@@ -16,10 +16,12 @@ one pack, by calls for each size and by one call with a block-diagonal mask.
 
 import argparse
 import json
+import math
 import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -102,18 +104,29 @@ def packed(shapes: list[Bucket], budget: int) -> Iterator[tuple[Any, int, int]]:
         yield [drawn(shape) for shape in own], len(own), sum(map(tokens_of, own))
 
 
+def a_step(shapes: list[Bucket], budget: int) -> int:
+    """Clips in a pack, on average."""
+    return PackSampler([tokens_of(shape) for shape in shapes], budget).batch_size
+
+
 def padded(shapes: list[Bucket], budget: int) -> Iterator[tuple[Any, int, int]]:
     largest = Bucket(*(max(sides) for sides in zip(*shapes, strict=True)))
-    clips = max(1, budget // tokens_of(largest))
+    clips = a_step(shapes, budget)
     for batch in BucketSampler([0] * len(shapes), clips):
         yield drawn(largest, clips), clips, sum(tokens_of(shapes[index]) for index, _ in batch)
 
 
 def bucketed(shapes: list[Bucket], budget: int) -> Iterator[tuple[Any, int, int]]:
-    clips = max(1, budget // max(map(tokens_of, shapes)))
+    clips = a_step(shapes, budget)
     for batch in BucketSampler(shapes, clips):
         shape = shapes[batch[0][0]]
         yield drawn(shape, clips), clips, clips * tokens_of(shape)
+
+
+def computed(sample: Any) -> int:
+    """Tokens that the model works on."""
+    numbers = sum(clip.numel() for clip in sample)
+    return numbers // CHANNELS // math.prod(PATCH)
 
 
 def attend_alone(model: VideoTransformer, shapes: list[Bucket], budget: int, rounds: int) -> dict[str, float]:
@@ -149,9 +162,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--facts", type=Path, required=True, help="JSON of {file: {display, span, frames}}")
     parser.add_argument("--size", choices=SIZES, default="5M", help="of the transformer (5M)")
-    parser.add_argument(
-        "--tokens", type=int, default=3840, help="of a step, at most (3840: twelve of the largest clips)"
-    )
+    parser.add_argument("--tokens", type=int, default=3840, help="of a pack (3840)")
     parser.add_argument("--rounds", type=int, default=12, help="measured steps of each way and type (12)")
     parser.add_argument("--copies", type=int, default=12, help="of the set of clips (12)")
     arguments = parser.parse_args()
@@ -163,11 +174,12 @@ def main() -> None:
     ways = {"packed": packed, "padded": padded, "buckets": bucketed}
     result: dict[str, Any] = {"clips": clips, "packs full": sampler.full, "threads": torch.get_num_threads()}
     for dtype in (torch.float32, torch.bfloat16):
-        running = {}
+        running, largest = {}, {}
         for name, way in ways.items():
             torch.manual_seed(0)
             model = VideoTransformer(CHANNELS, CHANNELS, TEXT_WIDTH, patch_size=PATCH, **SIZES[arguments.size])
             running[name] = Way(model, way(shapes, arguments.tokens), dtype)
+            largest[name] = max(computed(sample) for sample, _, _ in islice(way(shapes, arguments.tokens), 50))
         for _ in range(arguments.rounds + 1):
             for way in running.values():
                 way.step()
@@ -181,6 +193,7 @@ def main() -> None:
         result[kind]["tokens that count a step"] = {
             name: statistics.mean(way.tokens[1:]) for name, way in running.items()
         }
+        result[kind]["tokens computed in the largest step"] = largest
         result[kind]["seconds a step"] = {name: statistics.median(way.seconds[1:]) for name, way in running.items()}
         summary = ", ".join(f"{name} {rate:.0f}" for name, rate in rates.items())
         print(f"{kind}: tokens that count a second: {summary}; packed is", end=" ")

@@ -72,9 +72,15 @@ class Row:
     def unfold(self, tokens: Tensor) -> list[Tensor]:
         """`[1, L, P]` -> clips `[C, T, H, W]`."""
         found: dict[int, Tensor] = {}
-        for (grid, numbers), part in zip(self, tokens.split(self.lengths, dim=1), strict=True):
-            found.update(zip(numbers, grid.unfold(part.unflatten(1, (len(numbers), -1))[0]), strict=True))
+        for (grid, numbers), part in zip(self, self.split(tokens), strict=True):
+            found.update(zip(numbers, grid.unfold(part), strict=True))
         return [found[number] for number in range(len(found))]
+
+    def split(self, tokens: Tensor) -> list[Tensor]:
+        """`[1, L, ...]` -> `[clips of a size, l, ...]` for each size."""
+        # flatten and view: taking the first of one row would fill and copy a whole gradient on the way back
+        parts = tokens.flatten(0, 1).split(self.lengths)
+        return [part.unflatten(0, (len(numbers), -1)) for part, numbers in zip(parts, self.clips, strict=True)]
 
     def rows(self, values: Tensor) -> Tensor:
         """Something said of each clip, `[clips, C]`, for groups of tokens that none of them shares, `[G, C]`."""
@@ -106,12 +112,8 @@ class OwnClip:
         dtype = _kernel_dtype(core, q_1LND)
         if dtype and all(way is everyone for way in self.ways):
             return _sequences(q_1LND[0], k_1LND[0], v_1LND[0], self.row.each, self.row.each, dtype)[None]
-        split = (x.split(self.row.lengths, dim=1) for x in (q_1LND, k_1LND, v_1LND))
-        seen = []
-        for numbers, way, *qkv in zip(self.row.clips, self.ways, *split, strict=True):
-            q, k, v = (x.unflatten(1, (len(numbers), -1))[0] for x in qkv)  # [clips of a size, l, N, D]
-            seen.append(way(core, q, k, v).flatten(0, 1))
-        return torch.cat(seen)[None]
+        sizes = zip(self.ways, *map(self.row.split, (q_1LND, k_1LND, v_1LND)), strict=True)
+        return torch.cat([way(core, q, k, v).flatten(0, 1) for way, q, k, v in sizes])[None]
 
 
 @dataclass(frozen=True)
@@ -137,8 +139,8 @@ class TextOfClip:
             k_SND, v_SND = (x[self.row.order][shown] for x in (k_BSND, v_BSND))
             return _sequences(q_1LND[0], k_SND, v_SND, self.row.each, keys, dtype)[None]
         seen = []
-        for numbers, part in zip(self.row.clips, q_1LND.split(self.row.lengths, dim=1), strict=True):
-            q, own = part.unflatten(1, (len(numbers), -1))[0], list(numbers)
+        for numbers, q in zip(self.row.clips, self.row.split(q_1LND), strict=True):
+            own = list(numbers)
             mask = None if self.mask is None else self.mask[own]
             seen.append(OwnText(mask)(core, q, k_BSND[own], v_BSND[own]).flatten(0, 1))
         return torch.cat(seen)[None]
