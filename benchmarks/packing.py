@@ -10,8 +10,9 @@ with 4x8x8 pixels a latent, by forward, backward and AdamW. A step has as many c
 - padded: every clip is filled up to the largest height, width and duration, without the masks that would be needed;
 - buckets: every batch has one size, as `--buckets` deals them.
 
-Tokens that count are those of the clips themselves. The three take turns, step by step. Beside it: attention alone over
-one pack, by calls for each size and by one call with a block-diagonal mask.
+Tokens that count are those of the clips themselves. The three take turns, step by step, on one thread; seconds are
+those of the processor, so that other programs on the machine do not count. Beside it: attention alone over one pack, by
+calls for each size and by one call with a block-diagonal mask.
 """
 
 import argparse
@@ -82,14 +83,14 @@ class Way:
         sample, clips, tokens = next(self.stream)
         t, text = torch.rand(clips) * 1000, torch.randn(clips, TEXT_TOKENS, TEXT_WIDTH)
         mask = torch.ones(clips, TEXT_TOKENS, dtype=torch.bool)
-        began = time.perf_counter()
+        began = time.process_time()
         with torch.autocast("cpu", torch.bfloat16, enabled=self.dtype == torch.bfloat16):
             found: Any = self.model(sample, t, text, mask, return_dict=False)[0]
         answers = found if isinstance(found, list) else [found]
         torch.stack([answer.float().square().mean() for answer in answers]).mean().backward()
         self.optimiser.step()
         self.optimiser.zero_grad()
-        self.seconds.append(time.perf_counter() - began)
+        self.seconds.append(time.process_time() - began)
         self.tokens.append(tokens)
 
 
@@ -152,9 +153,9 @@ def attend_alone(model: VideoTransformer, shapes: list[Bucket], budget: int, rou
     for _ in range(rounds + 1):
         for name, way in ways.items():
             qkv = [torch.randn(1, len(own), heads, width, requires_grad=True) for _ in range(3)]
-            began = time.perf_counter()
+            began = time.process_time()
             way(*qkv).square().mean().backward()
-            seconds[name].append(time.perf_counter() - began)
+            seconds[name].append(time.process_time() - began)
     return {name: 1e3 * statistics.median(found[1:]) for name, found in seconds.items()}
 
 
@@ -167,12 +168,13 @@ def main() -> None:
     parser.add_argument("--copies", type=int, default=12, help="of the set of clips (12)")
     arguments = parser.parse_args()
 
+    torch.set_num_threads(1)
     shapes = shapes_of(arguments.facts) * arguments.copies
     sampler = PackSampler([tokens_of(shape) for shape in shapes], arguments.tokens)
     clips = f"{len(shapes)} clips of {len(set(shapes))} shapes, {sampler.tokens.min()} to {sampler.tokens.max()} tokens"
     print(f"{clips}; packs of up to {arguments.tokens}: {sampler.full:.1%} full")
     ways = {"packed": packed, "padded": padded, "buckets": bucketed}
-    result: dict[str, Any] = {"clips": clips, "packs full": sampler.full, "threads": torch.get_num_threads()}
+    result: dict[str, Any] = {"clips": clips, "packs full": sampler.full}
     for dtype in (torch.float32, torch.bfloat16):
         running, largest = {}, {}
         for name, way in ways.items():

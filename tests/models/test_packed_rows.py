@@ -60,12 +60,12 @@ def test_a_row_predicts_what_its_clips_do_one_by_one(time_attention):
     wanted, found = one_by_one(model, videos, t, text), model(videos, t, **text).sample
     for own, answer, video in zip(wanted, found, videos, strict=True):
         assert answer.shape == video.shape
-        assert torch.allclose(answer, own, atol=1e-5)
+        assert torch.allclose(answer, own, atol=5e-5)
     alone, packed = gradients(model, wanted), gradients(model, found)
     assert alone.keys() == packed.keys()
     assert len(packed) > 20
     for name, gradient in alone.items():
-        assert torch.allclose(packed[name], gradient, atol=1e-5), name
+        assert torch.allclose(packed[name], gradient, atol=5e-5), name
 
 
 def test_it_also_holds_without_text_with_an_added_embedding_and_recomputed():
@@ -75,8 +75,8 @@ def test_it_also_holds_without_text_with_an_added_embedding_and_recomputed():
     wanted = [model(x[None], t[n], added_embedding=added[n : n + 1]).sample[0] for n, x in enumerate(videos)]
     model.enable_gradient_checkpointing()
     found = model(videos, t, added_embedding=added).sample
-    assert all(torch.allclose(*pair, atol=1e-5) for pair in zip(wanted, found, strict=True))
-    assert torch.allclose(model(videos, 500).sample[2], model(videos[2][None], 500).sample[0], atol=1e-5)
+    assert all(torch.allclose(*pair, atol=5e-5) for pair in zip(wanted, found, strict=True))
+    assert torch.allclose(model(videos, 500).sample[2], model(videos[2][None], 500).sample[0], atol=5e-5)
 
 
 def test_no_clip_sees_another():
@@ -123,8 +123,8 @@ def test_the_kernel_for_sequences_of_any_lengths_is_told_where_they_end(monkeypa
     wanted = model(videos, t, **text).sample
     monkeypatch.setattr(packing, "_kernel_dtype", lambda core, q: torch.float32)
     found = model(videos, t, **text).sample
-    assert calls == [(torch.int32, 32)] * 4  # each layer attends to the clip and to its text
-    assert all(torch.allclose(*pair, atol=1e-5) for pair in zip(wanted, found, strict=True))
+    assert calls == [(torch.int32, 32)] * 3  # two layers, the first of which reads the texts
+    assert all(torch.allclose(*pair, atol=5e-5) for pair in zip(wanted, found, strict=True))
 
 
 def test_any_clips_of_any_sizes():
@@ -134,4 +134,4 @@ def test_any_clips_of_any_sizes():
         videos = [torch.randn(4, *shape) for shape in shapes]
         t = torch.rand(6) * 1000
         for n, answer in enumerate(model(videos, t).sample):
-            assert torch.allclose(answer, model(videos[n][None], t[n]).sample[0], atol=1e-5)
+            assert torch.allclose(answer, model(videos[n][None], t[n]).sample[0], atol=5e-5)
