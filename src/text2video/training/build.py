@@ -210,7 +210,7 @@ def tokens_of(family: Family, pipe: Any, shape: Bucket) -> int:
     kinds = [type(denoiser).__name__ for denoiser in family.denoisers(pipe).values()]
     if not isinstance(denoiser := getattr(pipe, "transformer", None), VideoTransformer):
         raise UsageError(
-            f"--pack needs a model that takes clips of different sizes in one row: --model_kind transformer. This one "
+            f"--pack needs a model that takes clips of different sizes in one row: --kind transformer. This one "
             f"is a {' and a '.join(kinds)}. Leave out --pack; --buckets sorts clips by size for it."
         )
     sizes = pipe.geometry.latent_shape(shape) if pipe.geometry else shape
