@@ -17,6 +17,7 @@ import argparse
 import datetime
 import json
 import math
+import statistics
 import sys
 import time
 import types

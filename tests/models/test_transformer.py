@@ -440,12 +440,12 @@ def test_compiled_blocks_give_the_same(kind):
 
 
 def test_learns_one_clip_by_heart():
-    model = tiny(num_layers=2).train()
+    model = tiny(started=False).train()
     sample, _, text = inputs(1, (2, 4, 4))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     draw = torch.Generator().manual_seed(0)
     losses = []
-    for _ in range(80):
+    for _ in range(120):
         noise = torch.randn(4, *sample.shape[1:], generator=draw)
         t = torch.rand(4, generator=draw).mul(0.9).add(0.1)
         level = t.view(-1, 1, 1, 1, 1)
@@ -455,4 +455,24 @@ def test_learns_one_clip_by_heart():
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert losses[-1] < 0.2 * losses[0]
+    assert sum(losses[-10:]) / 10 < 0.1 * losses[0]
+
+
+def test_blocks_can_be_sharded(tmp_path):
+    import torch.distributed as dist
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    exact = tiny()(*inputs()).sample
+    dist.init_process_group("gloo", init_method=(tmp_path / "meet").as_uri(), rank=0, world_size=1)
+    try:
+        for dtype, tolerance in ((torch.float32, 1e-6), (torch.bfloat16, 0.05)):
+            model = tiny().train()
+            for part in (*model.blocks, model):
+                fully_shard(part, mp_policy=MixedPrecisionPolicy(param_dtype=dtype))
+            model.enable_gradient_checkpointing()
+            out = model(*inputs()).sample.float()
+            assert (out - exact).norm() < tolerance * exact.norm()
+            out.square().mean().backward()
+            assert all(parameter.grad is not None for parameter in model.parameters())
+    finally:
+        dist.destroy_process_group()

@@ -1,8 +1,7 @@
 """The elementwise work of a transformer block in few passes over memory.
 
-Between the products of a block stand norms, scales, shifts and rotations. Written plainly they read and write all
-tokens some forty times in a training step, which on a CPU takes a quarter of it; torch.compile fuses the plain forms, so
-that those are what it is given.
+Between the products of a block stand norms, scales, shifts and rotations. Written plainly they go over all tokens
+dozens of times in a training step. torch.compile fuses the plain forms, so that those are what it is given.
 
 Shape suffixes as in `attention`; `R` rows, `L` tokens of a row, `G` groups of as many tokens each, in order.
 """
@@ -21,7 +20,8 @@ def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     groups = _in_groups(x, scale)  # [G, tokens of a group, C]
     if x.device.type == "cpu" and not torch.compiler.is_compiling() and len(scale) * 64 <= x[..., 0].numel():
         # Scale and shift as the norm's own weight and bias: its kernel goes over the tokens once, also backwards.
-        parts = [_norm(part, 1 + s, b) for part, s, b in zip(groups.unbind(), scale.unbind(), shift.unbind())]
+        each = zip(groups.unbind(), scale.unbind(), shift.unbind(), strict=True)
+        parts = [_norm(part, 1 + weight, bias) for part, weight, bias in each]
         return (parts[0] if len(parts) == 1 else torch.stack(parts)).view(x.shape)
     scale, shift = (values[:, None].to(x.dtype) for values in (scale, shift))
     return torch.addcmul(shift, _norm(groups), 1 + scale).view(x.shape)

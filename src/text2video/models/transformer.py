@@ -30,7 +30,7 @@ from ..errors import ModelError
 from ..sizes import ShapeRules
 from .attention import attention
 from .fused import gated, modulated, normed_rotated
-from .layers import TimestepEmbedding, mean_token, zeroed
+from .layers import TimestepEmbedding, mean_token, sinusoid, zeroed
 from .layout import TIME_ATTENTION, Attend, Grid, Layout
 from .packing import Row
 
@@ -48,6 +48,8 @@ SIZES: dict[str, dict[str, int]] = {
         ("14B", 38, 40, 128),
     )
 }
+
+PLACE = 64  # sines and cosines of a row, and of a column
 
 
 @dataclass
@@ -111,6 +113,7 @@ class VideoTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, AttentionMixin
         self.words = nn.Sequential(nn.Linear(cross_attention_dim, width), nn.GELU("tanh"), nn.Linear(width, width))
         self.rope = Rotation(attention_head_dim)
         self.enter = nn.Linear(patch * in_channels, width)
+        self.place_embedding = nn.Linear(2 * PLACE, width, bias=False)
         self.blocks = nn.ModuleList(
             TransformerBlock(width, attention_head_dim, int(width * mlp_ratio), layer % text_interval == 0)
             for layer in range(num_layers)
@@ -177,7 +180,11 @@ class VideoTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, AttentionMixin
         """
         layout = layout or self.layout(sample)
         dtype = self.enter.weight.dtype
-        x = self.enter(layout.fold(sample).to(dtype))  # [R, L, C]
+        positions = layout.positions
+        # Rotation tells how far apart tokens are; where in the picture they are it does not. When is left to it alone,
+        # so that a video can be of any length.
+        places = self.place_embedding(sinusoid(positions[..., 1:], PLACE).flatten(-2).to(dtype))  # [1 or R, L, C]
+        x = self.enter(layout.fold(sample).to(dtype)) + places  # [R, L, C]
         text, mask = encoder_hidden_states, encoder_attention_mask
         mask = None if mask is None else mask.bool()
 
@@ -195,7 +202,7 @@ class VideoTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, AttentionMixin
         if wanted is not None:
             embedding = embedding + (wanted if embedding.ndim == 2 else wanted[:, None])
         embedding = F.silu(embedding).flatten(0, -2)  # [timesteps, C]
-        context = Context(layout, self.modulation(embedding), self.rope(layout.positions), text, layout.words(mask))
+        context = Context(layout, self.modulation(embedding), self.rope(positions), text, layout.words(mask))
         for layer, block in enumerate(self.blocks.children()):
             x = self._run(block, x, context, layout.tokens(layer))
         shift, scale = (layout.rows(part) for part in (self.table + embedding.repeat(1, 2)).chunk(2, dim=1))
