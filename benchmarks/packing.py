@@ -10,9 +10,9 @@ with 4x8x8 pixels a latent, by forward, backward and AdamW. A step has as many c
 - padded: every clip is filled up to the largest height, width and duration, without the masks that would be needed;
 - buckets: every batch has one size, as `--buckets` deals them.
 
-Tokens that count are those of the clips themselves. The three take turns, step by step, on one thread; seconds are
-those of the processor, so that other programs on the machine do not count. Beside it: attention alone over one pack, by
-calls for each size and by one call with a block-diagonal mask.
+Tokens that count are those of the clips themselves. The three take turns, step by step, until each has seen every clip
+once, on one thread; seconds are those of the processor, so that other programs on the machine do not count. Beside it:
+attention alone over one pack, by calls for each size and by one call with a block-diagonal mask.
 """
 
 import argparse
@@ -42,6 +42,7 @@ CODEC, PATCH, CHANNELS = (4, 8, 8), (1, 2, 2), 16
 RULES = ShapeRules(Rule(4, 1), Rule(16), Rule(16))
 MOST, FPS, SIDE, COMMONEST = 17, 8.0, 128, 16
 TEXT_TOKENS, TEXT_WIDTH = 24, 256
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def shapes_of(facts: Path) -> list[Bucket]:
@@ -98,7 +99,7 @@ def drawn(shape: Bucket, *batch: int) -> Tensor:
     return torch.randn(*batch, CHANNELS, *latents_of(shape))
 
 
-def packed(shapes: list[Bucket], budget: int) -> Iterator[tuple[Any, int, int]]:
+def packed(shapes: list[Bucket], budget: int, clips: int) -> Iterator[tuple[Any, int, int]]:
     sampler = PackSampler([tokens_of(shape) for shape in shapes], budget)
     for pack in sampler:
         own = [shapes[index] for index, _ in pack]
@@ -110,15 +111,13 @@ def a_step(shapes: list[Bucket], budget: int) -> int:
     return PackSampler([tokens_of(shape) for shape in shapes], budget).batch_size
 
 
-def padded(shapes: list[Bucket], budget: int) -> Iterator[tuple[Any, int, int]]:
+def padded(shapes: list[Bucket], budget: int, clips: int) -> Iterator[tuple[Any, int, int]]:
     largest = Bucket(*(max(sides) for sides in zip(*shapes, strict=True)))
-    clips = a_step(shapes, budget)
     for batch in BucketSampler([0] * len(shapes), clips):
         yield drawn(largest, clips), clips, sum(tokens_of(shapes[index]) for index, _ in batch)
 
 
-def bucketed(shapes: list[Bucket], budget: int) -> Iterator[tuple[Any, int, int]]:
-    clips = a_step(shapes, budget)
+def bucketed(shapes: list[Bucket], budget: int, clips: int) -> Iterator[tuple[Any, int, int]]:
     for batch in BucketSampler(shapes, clips):
         shape = shapes[batch[0][0]]
         yield drawn(shape, clips), clips, clips * tokens_of(shape)
@@ -132,7 +131,7 @@ def computed(sample: Any) -> int:
 
 def attend_alone(model: VideoTransformer, shapes: list[Bucket], budget: int, rounds: int) -> dict[str, float]:
     """Milliseconds, forward and backward, of self-attention over a pack: a call for each size, and one with a mask."""
-    sample = next(packed(shapes, budget))[0]
+    sample = next(packed(shapes, budget, 0))[0]
     row = Row.of([model.grid(clip[None]) for clip in sample])
     heads, width = model.config["num_attention_heads"], model.config["attention_head_dim"]
     own = torch.arange(len(row.each)).repeat_interleave(torch.tensor(row.each))
@@ -163,32 +162,36 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--facts", type=Path, required=True, help="JSON of {file: {display, span, frames}}")
     parser.add_argument("--size", choices=SIZES, default="5M", help="of the transformer (5M)")
-    parser.add_argument("--tokens", type=int, default=3840, help="of a pack (3840)")
-    parser.add_argument("--rounds", type=int, default=12, help="measured steps of each way and type (12)")
-    parser.add_argument("--copies", type=int, default=12, help="of the set of clips (12)")
+    parser.add_argument("--tokens", type=int, default=1280, help="of a pack (1280)")
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
     arguments = parser.parse_args()
 
     torch.set_num_threads(1)
-    shapes = shapes_of(arguments.facts) * arguments.copies
+    once = shapes_of(arguments.facts)
+    clips_a_step = a_step(once * 8, arguments.tokens)
+    shapes = once * clips_a_step  # so that each size makes whole batches
     sampler = PackSampler([tokens_of(shape) for shape in shapes], arguments.tokens)
     clips = f"{len(shapes)} clips of {len(set(shapes))} shapes, {sampler.tokens.min()} to {sampler.tokens.max()} tokens"
     print(f"{clips}; packs of up to {arguments.tokens}: {sampler.full:.1%} full")
     ways = {"packed": packed, "padded": padded, "buckets": bucketed}
     result: dict[str, Any] = {"clips": clips, "packs full": sampler.full}
-    for dtype in (torch.float32, torch.bfloat16):
+    for kind in arguments.precisions:
+        dtype = PRECISIONS[kind]
         running, largest = {}, {}
         for name, way in ways.items():
             torch.manual_seed(0)
             model = VideoTransformer(CHANNELS, CHANNELS, TEXT_WIDTH, patch_size=PATCH, **SIZES[arguments.size])
-            running[name] = Way(model, way(shapes, arguments.tokens), dtype)
-            largest[name] = max(computed(sample) for sample, _, _ in islice(way(shapes, arguments.tokens), 50))
-        for _ in range(arguments.rounds + 1):
-            for way in running.values():
-                way.step()
+            running[name] = Way(model, way(shapes, arguments.tokens, clips_a_step), dtype)
+            steps = islice(way(shapes, arguments.tokens, clips_a_step), len(once))
+            largest[name] = max(computed(sample) for sample, _, _ in steps)
+        epoch = {name: sampler.packs if name == "packed" else len(once) for name in ways}
+        for number in range(max(epoch.values()) + 1):  # the first step warms up
+            for name, way in running.items():
+                if number <= epoch[name]:
+                    way.step()
         rates = {}
-        for name, way in running.items():  # the first step warms up
+        for name, way in running.items():
             rates[name] = sum(way.tokens[1:]) / sum(way.seconds[1:])
-        kind = str(dtype).removeprefix("torch.")
         result[kind] = {"tokens that count a second": rates} | {
             f"packed over {name}": rates["packed"] / rates[name] for name in ("padded", "buckets")
         }
@@ -200,7 +203,7 @@ def main() -> None:
         summary = ", ".join(f"{name} {rate:.0f}" for name, rate in rates.items())
         print(f"{kind}: tokens that count a second: {summary}; packed is", end=" ")
         print(" and ".join(f"{rates['packed'] / rates[name]:.2f}x {name}" for name in ("padded", "buckets")))
-    alone = attend_alone(running["packed"].model, shapes, arguments.tokens, arguments.rounds)
+    alone = attend_alone(running["packed"].model, shapes, arguments.tokens, 5)
     result["attention over one pack, ms"] = alone
     print("attention over one pack: " + ", ".join(f"{name} {ms:.1f} ms" for name, ms in alone.items()))
     write_result("packing", result, ("torch", "diffusers"))

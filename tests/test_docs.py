@@ -30,11 +30,14 @@ from text2video.training import trainer
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
-TINY = shlex.split(
-    "--max_steps 2 --batch_size 2 --frame_size 16 --num_frames 4 --model_channels 16 --channel_mult 1 2 "
-    "--attention time full --downsample_time false --num_res_blocks 1 --text_width 32 --text_layers 1 --num_workers 0 "
+SHORT = shlex.split(
+    "--max_steps 2 --batch_size 2 --frame_size 16 --num_frames 4 --text_width 32 --text_layers 1 --num_workers 0 "
     "--val_samples 2 --num_samples 1 --num_inference_steps 2 --no_wandb --no_tensorboard --device cpu"
 )
+TINY = SHORT + shlex.split(
+    "--model_channels 16 --channel_mult 1 2 --attention time full --downsample_time false --num_res_blocks 1"
+)
+TINY_TRANSFORMER = [*SHORT, "--model_args", "{num_layers: 1, num_attention_heads: 1, attention_head_dim: 16}"]
 # Verb -> options that take the place of the page's.
 SMALLER = {
     "demo": "--fast --output_dir runs/fast",
@@ -76,6 +79,8 @@ OF_PROGRAMS = {
     "batches",
     "gigabytes",
     "rounds",
+    "facts",
+    "precisions",
     "local-dir",
 }
 OF_OTHER_TOOLS = {
@@ -183,13 +188,13 @@ def place(shelf, tmp_path, monkeypatch) -> Iterator[Path]:
 
 
 def smaller(config: RunConfig) -> RunConfig:
-    return RunConfig.build(config.model_dump(mode="json"), TINY)
+    return RunConfig.build(config.model_dump(mode="json"), TINY if config.model.kind == "unet3d" else TINY_TRANSFORMER)
 
 
 def scaled(verb: str, tokens: list[str]) -> list[str]:
     """A command line of `text2video` with the smaller options."""
     if verb in ("train", "plan"):  # they take the later of two
-        return [*tokens, *TINY]
+        return [*tokens, *(TINY_TRANSFORMER if "transformer" in " ".join(tokens) else TINY)]
     options = shlex.split(SMALLER.get(verb, ""))
     dropped = {option for option in options if option.startswith("--")}
     pairs = zip(["", *tokens], tokens, strict=False)
