@@ -26,6 +26,7 @@ FIELDS = {
     "unet3d": (*UNET, "downsample_time", "patch_size", "conv"),
     "latent_unet": UNET,
     "transformer": ("size", "patch_size", "time_attention"),
+    "vae": (),
 }
 # `model.kind` -> defaults that are others than the fields' own.
 DEFAULTS: dict[Any, dict[str, Any]] = {
@@ -126,9 +127,11 @@ class DataConfig(_Section):
 
 
 class ModelConfig(_Section):
-    """The denoiser. See `UNet3D`, `LatentUNet3D` and `VideoTransformer` for what each argument means."""
+    """What is trained. See `UNet3D`, `LatentUNet3D`, `VideoTransformer` and `VideoVAE` for what each argument means."""
 
-    kind: Literal["unet3d", "latent_unet", "transformer"] = Field("unet3d", description="architecture")
+    kind: Literal["unet3d", "latent_unet", "transformer", "vae"] = Field(
+        "unet3d", description="architecture: a denoiser, or vae, a video autoencoder"
+    )
     codec: Path | None = Field(None, description="folder of a diffusers autoencoder; none: pixels are denoised")
     model_class: str | None = Field(None, description="your subclass of the architecture, as module:Class")
     model_args: dict[str, Any] = Field({}, description="further arguments of that class")
@@ -195,6 +198,27 @@ class DiffusionConfig(_Section):
     logit_std: Annotated[float, Field(gt=0)] = Field(1.0, description="width of logit-normal timesteps")
     forcing: Literal["none", "independent"] = Field(
         "none", description="independent: a noise level for each causal block, as streaming wants it"
+    )
+
+
+class VaeConfig(_Section):
+    """What a video autoencoder learns, where model.kind is vae."""
+
+    reconstruction: Literal["mse", "log_mse", "l1", "huber"] = Field(
+        "mse", description="what counts of a pixel's error; log_mse: each clip's mean square as its PSNR does"
+    )
+    kl_weight: Annotated[float, Field(ge=0)] = Field(1e-6, description="weight of the latents' KL divergence")
+    perceptual_weight: Annotated[float, Field(ge=0)] = Field(0.0, description="weight of perceptual features' error")
+    perceptual_model: Path | None = Field(
+        None, description="folder of a CLIP vision model for these features; none: normalised Laplacian pyramids"
+    )
+    adversarial_weight: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="weight of a discriminator's judgement; 0: there is none"
+    )
+    adversarial_start: Annotated[int, Field(ge=0)] = Field(1000, description="step at which the discriminator begins")
+    discriminator_width: Positive = Field(64, description="channels of its first layer")
+    measured_clips: Positive = Field(
+        64, description="training clips that the linear code is fitted to, and that the latents are measured on"
     )
 
 
@@ -300,6 +324,7 @@ class RunConfig(_Section):
     model: ModelConfig = ModelConfig()  # pyright: ignore[reportCallIssue]
     text: TextConfig = TextConfig()  # pyright: ignore[reportCallIssue]
     diffusion: DiffusionConfig = DiffusionConfig()  # pyright: ignore[reportCallIssue]
+    vae: VaeConfig = VaeConfig()  # pyright: ignore[reportCallIssue]
     lora: LoraConfig | None = Field(None, description="train adapters in place of all weights")
     optim: OptimConfig = OptimConfig()  # pyright: ignore[reportCallIssue]
     memory: MemoryConfig = MemoryConfig()  # pyright: ignore[reportCallIssue]
@@ -392,7 +417,8 @@ def made_here(model: Any) -> bool:
     for folder in (Path(str(model)), Path(str(model)) / "final", Path(str(model)).parent):
         index = folder / "model_index.json"
         if index.is_file():
-            return '"TextToVideoPipeline"' in index.read_text(encoding="utf-8", errors="replace")
+            text = index.read_text(encoding="utf-8", errors="replace")
+            return any(f'"{name}"' in text for name in ("TextToVideoPipeline", "VideoAutoencoderPipeline"))
     return False
 
 

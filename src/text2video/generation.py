@@ -111,7 +111,7 @@ def generate(
     Raises:
         UsageError: no prompts, or a size or sampler that the model cannot do.
     """
-    _check(family, prompts, settings)
+    _check(family, pipe, prompts, settings)
     own = pipe.scheduler
     if settings.scheduler:
         family.use_sampler(pipe, settings.scheduler)
@@ -141,7 +141,7 @@ def stream(
         UsageError: no prompts, or a model that cannot do it.
         ModelError: its codec decodes whole videos only.
     """
-    _check(family, prompts, settings)
+    _check(family, pipe, prompts, settings)
     if not isinstance(family, Streams):
         raise UsageError(f"A {family.name} model makes its videos whole: leave out --stream.")
     if settings.image or settings.last_image or settings.video:
@@ -173,7 +173,12 @@ def _counted(
             report(done, total)
 
 
-def _check(family: Family, prompts: Sequence[str], settings: Settings) -> None:
+def _check(family: Family, pipe: Any, prompts: Sequence[str], settings: Settings) -> None:
+    if "reconstruction" in family.tasks(pipe):
+        raise UsageError(
+            "This model is a video autoencoder: it gives back videos and makes none from text. Train a model of its "
+            "latents with `text2video train --codec FOLDER/vae`, and generate with that one."
+        )
     if not prompts:
         raise UsageError("There are no prompts. Give --prompts, --prompt or --prompt_file.")
     if unknown := sorted(set(settings.options) - family.options):

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -255,7 +255,10 @@ class TextToVideoPipeline(DiffusionPipeline):
         """The denoiser's prediction in its own precision; `how` reaches it as it is."""
         dtype = self.denoiser.dtype
         given = {name: v.to(dtype) if v.is_floating_point() else v for name, v in condition.items()}
-        return self.denoiser(x_t.to(dtype), t, **given, **how, return_dict=False)[0]
+        # what diffusers' caches keep is of one batch: with guidance it is twice as large as without
+        caching = getattr(self.denoiser, "cache_context", None)
+        with caching(f"batch of {len(x_t)}") if caching else nullcontext():
+            return self.denoiser(x_t.to(dtype), t, **given, **how, return_dict=False)[0]
 
     @torch.no_grad()
     def __call__(

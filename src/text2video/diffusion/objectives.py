@@ -18,8 +18,9 @@ from ..errors import UsageError
 from .schedules import PREDICTIONS, Schedule
 from .seeds import generator
 
-Predict = Callable[[Tensor, Tensor, dict[str, Any]], Tensor]
-"""(x_t `[B, C, T, H, W]`, t `[B]` or for each frame `[B, T]`, condition) -> prediction `[B, C, T, H, W]`."""
+Predict = Callable[[Tensor, Tensor, dict[str, Any]], Any]
+"""(x_t `[B, C, T, H, W]`, t `[B]` or for each frame `[B, T]`, condition) -> prediction `[B, C, T, H, W]`, or whatever
+else a family answers."""
 
 
 def expand(values: Tensor, like: Tensor) -> Tensor:
@@ -67,6 +68,7 @@ class Batch:
     noise: Tensor  # [B, C, T, H, W], standard normal
     u: Tensor  # [B] in (0, 1): which noise level, before the objective's own distribution
     condition: dict[str, Any] = field(default_factory=dict)
+    step: int | None = None  # of the run; None outside of training, as where a loss is only looked at
 
 
 class Objective(Protocol):
@@ -74,6 +76,10 @@ class Objective(Protocol):
 
     def players(self, trainable: Iterable[Tensor]) -> dict[str, list[Tensor]]:
         """Player -> its parameters; each player has its own optimiser."""
+        ...
+
+    def plays(self, player: str, step: int) -> bool:
+        """Whether a player steps in a step; the first one always does."""
         ...
 
     def loss(self, predict: Predict, batch: Batch, player: str) -> Tensor:
@@ -139,6 +145,10 @@ class TextToVideoDiffusion:
     def players(self, trainable: Iterable[Tensor]) -> dict[str, list[Tensor]]:
         """One player: everything that trains."""
         return {"denoiser": list(trainable)}
+
+    def plays(self, player: str, step: int) -> bool:
+        """Always."""
+        return True
 
     def timesteps(self, u: Tensor, shape: Sequence[int] = ()) -> Tensor:
         """Timesteps from uniform numbers u in (0, 1), one for each, by inverse transform sampling.

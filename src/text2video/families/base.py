@@ -1,6 +1,6 @@
 """Families: what the parts of one kind of model are, and how they are wired."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -13,7 +13,7 @@ from ..models.codecs import Latents
 from ..sizes import Bucket, ShapeRules
 from .precision import Quantization
 
-Task = Literal["text-to-video", "image-to-video", "video-to-video"]
+Task = Literal["text-to-video", "image-to-video", "video-to-video", "reconstruction"]
 Offload = Literal["none", "model", "sequential", "group"]
 
 
@@ -172,6 +172,18 @@ class Family(Protocol):
 
     def trainable(self, pipe: Any) -> dict[str, nn.Module]:
         """Component name -> module that learns without adapters: the denoisers, and what learns with them."""
+        ...
+
+    def begin(self, pipe: Any, videos: Callable[[], Iterable[Tensor]]) -> None:
+        """What a new model takes from the training clips before its first step.
+
+        Args:
+            videos: some of them, each `[1, 3, T, H, W]` in [-1, 1]; the same each time.
+        """
+        ...
+
+    def settle(self, pipe: Any, videos: Callable[[], Iterable[Tensor]]) -> None:
+        """What is measured on the training clips whenever the model is saved; arguments as of `begin`."""
         ...
 
     def learns(self, name: str) -> bool:

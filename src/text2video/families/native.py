@@ -161,6 +161,12 @@ class NativeFamily:
             parts["text_encoder"] = pipe.text_encoder
         return parts
 
+    def begin(self, pipe: Any, videos: Callable[[], Iterable[Tensor]]) -> None:
+        """Nothing."""
+
+    def settle(self, pipe: Any, videos: Callable[[], Iterable[Tensor]]) -> None:
+        """Nothing."""
+
     def learns(self, name: str) -> bool:
         """All their weights."""
         return True

@@ -25,6 +25,7 @@ FAMILIES = {
     "LTXImageToVideoPipeline": "ltx_video:LTXVideo",
     "LTXPipeline": "ltx_video:LTXVideo",
     "TextToVideoPipeline": "native:NativeFamily",
+    "VideoAutoencoderPipeline": "autoencoder:Autoencoder",
     "TextToVideoSDPipeline": "modelscope:ModelScope",
     "VideoToVideoSDPipeline": "modelscope:ModelScope",
     "OpenSoraPipeline": "opensora:OpenSora",

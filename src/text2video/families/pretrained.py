@@ -8,7 +8,7 @@ links to it.
 import inspect
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -209,6 +209,12 @@ class PretrainedFamily:
     def trainable(self, pipe: Any) -> dict[str, nn.Module]:
         """The denoisers: encoders are frozen."""
         return self.denoisers(pipe)
+
+    def begin(self, pipe: Any, videos: Callable[[], Iterable[Tensor]]) -> None:
+        """Nothing."""
+
+    def settle(self, pipe: Any, videos: Callable[[], Iterable[Tensor]]) -> None:
+        """Nothing."""
 
     def learns(self, name: str) -> bool:
         """All weights of the denoisers."""

@@ -19,6 +19,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from ..config import RunConfig
 from ..errors import ModelError, Text2VideoError
 from ..families import lora
+from ..families.autoencoder import Autoencoder, latent_shape
 from ..families.base import Family
 from ..families.frozen import Frozen
 from ..families.imports import construct
@@ -26,7 +27,9 @@ from ..families.native import NativeFamily
 from ..families.opening import family_of, model_folder
 from ..families.pretrained import PretrainedFamily
 from ..models.codecs import IMAGE, Geometry, decode, encode, geometry_of
+from ..models.discriminator import PatchDiscriminator
 from ..models.text import BuiltinTextModel, text_source
+from ..models.video_vae import VideoVAE
 from ..sizes import ALL, Bucket, ShapeRules, parse_all
 from ..training.build import learning
 from .tracing import CPU, META
@@ -107,7 +110,36 @@ def facts_of(config: RunConfig) -> Facts:
     buckets = [config.data.shape] if shapes == "auto" or not shapes else shapes
     video = max(buckets, key=lambda bucket: bucket.pixels)
     with torch.random.fork_rng(devices=[]), traceable():
-        return _pretrained(config, video) if config.train.init_from else _new(config, video)
+        family = family_of(model_folder(config.train.init_from)) if config.train.init_from else None
+        if isinstance(family, Autoencoder) or (family is None and config.model.kind == "vae"):
+            return _autoencoder(config, video)
+        return _pretrained(config, video) if family else _new(config, video)
+
+
+def _autoencoder(config: RunConfig, video: Bucket) -> Facts:
+    """Of a video autoencoder: what it is given and gives back are videos."""
+    start = config.train.init_from
+    with META:
+        vae: Any = (
+            _on_meta(model_folder(start) / "vae", VideoVAE.__module__, VideoVAE.__name__)
+            if start
+            else Autoencoder().create(config).vae
+        )
+        parts: dict[str, nn.Module] = {"vae": vae}
+        if config.vae.adversarial_weight:
+            parts["discriminator"] = PatchDiscriminator(width=config.vae.discriminator_width)
+    vae.rules.check(video)
+
+    def predict(x_t: Tensor, t: Tensor) -> Tensor:
+        sample = vae(x_t, torch.empty(latent_shape(vae, x_t.shape), dtype=x_t.dtype)).sample
+        if "discriminator" in parts:  # it judges real videos, and what came back for either player
+            judged = [parts["discriminator"](video) for video in (x_t, sample, sample)]
+            sample = sample + torch.stack([judgement.mean() for judgement in judged]).mean()
+        return sample
+
+    for module in parts.values():
+        module.requires_grad_(True)
+    return Facts(parts, predict, video, (3, video.frames, video.height, video.width), vae.rules)
 
 
 def _new(config: RunConfig, video: Bucket) -> Facts:

@@ -17,6 +17,7 @@ from ..data.cache import Cache
 from ..diffusion.objectives import Objective, TextToVideoDiffusion
 from ..errors import UsageError
 from ..families import lora
+from ..families.autoencoder import Autoencoder
 from ..families.base import Family, Opening
 from ..families.devices import choose_device
 from ..families.frozen import Frozen, prepared_settings
@@ -24,8 +25,11 @@ from ..families.imports import construct, import_class
 from ..families.native import NativeFamily, schedule_of
 from ..families.opening import family_of, model_folder
 from ..models.codecs import Geometry
+from ..models.discriminator import PatchDiscriminator
+from ..models.perceptual import ClipFeatures, LaplacianFeatures
 from ..sizes import Bucket, ShapeRules
 from ..streaming import block_of, is_causal
+from .reconstruction import Reconstruction
 
 logger = logging.getLogger("text2video")
 
@@ -74,6 +78,8 @@ def shape_rules(config: RunConfig, base: Base | None = None) -> ShapeRules:
         family, pipe = base
         return family.rules(pipe)
     with torch.device("meta"):  # no memory, and nothing drawn
+        if config.model.kind == "vae":
+            return Autoencoder().create(config).vae.rules
         inner = construct(NativeFamily.denoiser, config, 1).rules
     return Geometry.read(config.model.codec).rules(inner) if config.model.codec else inner
 
@@ -100,6 +106,8 @@ def build(
     Raises:
         UsageError: the prepared data is not what these parts would have made of the clips.
     """
+    if config.model.kind == "vae" or (base and isinstance(base[0], Autoencoder)):
+        return build_autoencoder(config, base, begun)
     frozen = check_prepared(config, cache) if cache else Frozen()
     diffusion = config.diffusion
     if base:
@@ -156,6 +164,36 @@ def forced(family: Family, pipe: Any) -> dict[str, Any]:
             "this one has no such blocks. Choose --kind transformer --time_attention causal, or leave it out."
         )
     return {"forcing": "independent", "block": block_of(model)}
+
+
+def build_autoencoder(config: RunConfig, base: Base | None, begun: Path | None) -> tuple[Family, Any, Objective]:
+    """The same of a run that trains a video autoencoder; what of it does not learn comes from `begun`."""
+    settings = config.vae
+    given = {"--lora": config.lora, "--load_tensors": config.data.load_tensors, "--codec": config.model.codec}
+    if names := [name for name, value in given.items() if value]:
+        raise UsageError(f"A video autoencoder is trained whole, on pixels: leave out {' and '.join(names)}.")
+    torch.manual_seed(config.seed)
+    family, pipe = base or (Autoencoder(), Autoencoder().create(config))
+    if begun:
+        pipe = family.open(begun, torch.device("cpu"), torch.float32)
+    if not isinstance(family, Autoencoder):
+        raise UsageError(
+            f"model.kind is vae, and the model in {config.train.init_from} is of the family {family.name}. Start from "
+            "an autoencoder, or leave out --kind."
+        )
+    if settings.adversarial_weight:
+        pipe.discriminator = PatchDiscriminator(width=settings.discriminator_width)
+    features = ClipFeatures(settings.perceptual_model) if settings.perceptual_model else LaplacianFeatures()
+    objective = Reconstruction(
+        settings.reconstruction,
+        settings.kl_weight,
+        features if settings.perceptual_weight else None,
+        settings.perceptual_weight,
+        pipe.discriminator,
+        settings.adversarial_weight,
+        settings.adversarial_start,
+    )
+    return family, pipe, objective
 
 
 def learning(config: RunConfig, family: Family, pipe: Any) -> dict[str, nn.Module]:

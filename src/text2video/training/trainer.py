@@ -11,6 +11,7 @@ import threading
 import types
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from torch import Tensor, nn
 
 from ..config import RunConfig
+from ..data.dataset import to_float
 from ..diffusion.objectives import Batch
 from ..errors import Text2VideoError, TrainingError, UsageError
 from ..families import lora
@@ -131,6 +133,8 @@ class Trainer:
             config, self.data.captions, self.data.shape, self.base, begun, self.data.cache
         )
         self.total_steps = steps_in_all(config.train, self.sampler)
+        if begun is None and self.base is None:
+            self.family.begin(self.pipe, self.some_videos)
 
         parts = learning(config, self.family, self.pipe)
         if self.base and self.data.known:
@@ -278,6 +282,8 @@ class Trainer:
         losses: dict[str, Tensor] = {}
         grad_norm = None
         for player, optimizer in self.optimizers.items():
+            if not self.objective.plays(player, step):
+                continue
             for micro, (batch, captions) in enumerate(micro_batches):
                 with self.synchronised(micro == len(micro_batches) - 1):
                     # dropout inside the model; it also depends on how samples are dealt out to processes
@@ -312,13 +318,13 @@ class Trainer:
         captions = ["" if r < dropout else c for r, c in zip(uniform, items["captions"], strict=True)]
         generators = [generator(self.config.seed, 12, step, index) for index in indices]
         conditions = self.family.conditions(self.pipe, items, x_0, generators)
-        return Batch(x_0, noise.to(device), u.to(device), conditions), captions
+        return Batch(x_0, noise.to(device), u.to(device), conditions, step), captions
 
     def loss(self, player: str, batch: Batch, captions: list[str]) -> Tensor:
         """The player's loss on a batch, in the run's precision."""
         with self.accelerator.autocast():
             text = self.family.encode_text(self.pipe, self.modules, captions)
-            whole = Batch(batch.x_0, batch.noise, batch.u, {**text, **batch.condition})
+            whole = replace(batch, condition={**text, **batch.condition})
             return self.objective.loss(partial(self.family.predict, self.pipe, self.modules), whole, player)
 
     def lr(self, step: int) -> float:
@@ -333,6 +339,12 @@ class Trainer:
         for module in self.modules.values():
             stack.enter_context(self.accelerator.no_sync(module))
         return stack
+
+    def some_videos(self) -> Iterator[Tensor]:
+        """Training clips for what a family measures on them, each `[1, 3, T, H, W]`: the same ones each time."""
+        data, count = self.data.train, self.config.vae.measured_clips
+        for index in range(count):  # all clips as often as each other; every time round is another epoch's view
+            yield to_float(data[index % len(data), index // len(data)]["video"])[None]
 
     # --- between steps ------------------------------------------------------------------------------------------
 
@@ -374,6 +386,7 @@ class Trainer:
         """The averaged model, or its adapter, as a folder that `generate` takes."""
         with self.averaged():
             if self.config.lora is None:
+                self.family.settle(self.pipe, self.some_videos)
                 self.family.save(self.pipe, folder)
             else:
                 train = self.config.train

@@ -1,11 +1,14 @@
-"""What is looked at between the steps of a run: the validation loss, and videos sampled from the averaged weights."""
+"""What is looked at between the steps of a run: the validation loss, and videos of the averaged weights."""
 
 import logging
+from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import partial
 from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -60,32 +63,62 @@ def fixed_batch(trainer: "Trainer", rows: list[int]) -> Batch:
 
 
 def sample_videos(trainer: "Trainer", tracker: Tracker, step: int) -> None:
-    """Sample videos from the averaged weights, by the path that `generate` takes; shared among processes.
+    """Videos of the averaged weights: sampled, or of an autoencoder given back; shared among processes."""
+    folder = trainer.config.output_dir / "samples" / f"{step:06d}"
+    folder.mkdir(parents=True, exist_ok=True)
+    made = reconstructed if "reconstruction" in trainer.family.tasks(trainer.pipe) else sampled
+    clips, captions = [], []
+    for caption, clip in made(trainer, folder):
+        clips.append(clip)
+        captions.append(caption)
+    tracker.videos(step, clips, captions)
+
+
+def sampled(trainer: "Trainer", folder: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """Prompts and their videos, uint8 `[T, H, W, 3]`, by the path that `generate` takes.
 
     A model that has to be given a first frame gets those of the clips.
     """
     preview = trainer.config.preview
     source = trainer.data.val or trainer.data.train
-    prompts = preview.sample_prompts or [
-        source[index]["caption"] for index in range(min(len(source), preview.num_samples))
-    ]
+    prompts = preview.sample_prompts or captions_of(trainer)
     begin = "text-to-video" not in trainer.family.tasks(trainer.pipe)
     if begin and "video" not in source[0]:
         return logger.warning("No sample videos: they begin with a picture, and prepared data has none.")
-    folder = trainer.config.output_dir / "samples" / f"{step:06d}"
     # Ancestral DDPM walks 1000 steps when not told otherwise: too long to wait for between two steps of training.
     usual = preview.num_inference_steps or trainer.family.defaults(trainer.pipe).num_inference_steps
     steps = min(usual, preview.max_preview_steps)
-    clips = []
-    folder.mkdir(parents=True, exist_ok=True)
     for index in range(trainer.rank, len(prompts), trainer.world):
-        name = f"{index:02d}-{file_names([prompts[index]])[0]}"
-        image = (folder / name).with_suffix(".png") if begin else None
+        path = preview_path(folder, index, prompts[index])
+        image = path.with_suffix(".png") if begin else None
         if image:
             Image.fromarray(to_uint8(to_float(source[index % len(source)]["video"]))[0]).save(image)
         settings = Settings(seed=trainer.config.seed + index, num_inference_steps=steps, image=image)
         with trainer.averaged(), completed(trainer.pipe):
             (result,) = generate(trainer.family, trainer.pipe, [prompts[index]], settings, str(trainer.final))
-        video.write(folder / name, result.frames, result.fps, metadata=result.metadata())
-        clips.append(result.frames)
-    tracker.videos(step, clips, prompts[trainer.rank :: trainer.world])
+        video.write(path, result.frames, result.fps, metadata=result.metadata())
+        yield prompts[index], result.frames
+
+
+def reconstructed(trainer: "Trainer", folder: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """Captions of clips and, side by side, the clip and what the autoencoder gives back: uint8 `[T, H, 2 W, 3]`."""
+    source = trainer.data.val or trainer.data.train
+    captions = captions_of(trainer)
+    for index in range(trainer.rank, len(captions), trainer.world):
+        clip = to_float(source[index]["video"])
+        with trainer.averaged():
+            given_back = trainer.pipe(clip[None])[0].cpu()
+        frames = np.concatenate([to_uint8(clip), to_uint8(given_back)], axis=2)
+        video.write(preview_path(folder, index, captions[index]), frames, trainer.config.data.fps or 8.0)
+        yield captions[index], frames
+
+
+def captions_of(trainer: "Trainer") -> list[str]:
+    """The captions of the first clips, of those kept apart where there are any."""
+    source = trainer.data.val or trainer.data.train
+    return [source[index]["caption"] for index in range(min(len(source), trainer.config.preview.num_samples))]
+
+
+def preview_path(folder: Path, index: int, caption: str) -> Path:
+    """Where the video of a caption is written."""
+    return folder / f"{index:02d}-{file_names([caption])[0]}"

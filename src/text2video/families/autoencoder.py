@@ -1,0 +1,223 @@
+"""A video autoencoder as a family: the codec of latent models, trained by the same loop as they are."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers import DiffusionPipeline
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from ..diffusion.schedules import Schedule
+from ..errors import ModelError, UsageError
+from ..models.codecs import Latents
+from ..models.video_vae import VideoVAE
+from ..pipelines import save
+from ..sizes import Bucket, ShapeRules
+from .base import AS_USUAL, Defaults, Opening, Task
+from .devices import placed
+from .imports import construct
+
+if TYPE_CHECKING:
+    from ..config import RunConfig
+
+
+DENOISES_NOTHING = "A video autoencoder denoises nothing: it has no schedule, no sampler and no prompts."
+
+
+class VideoAutoencoderPipeline(DiffusionPipeline):
+    """A folder with an autoencoder in it.
+
+    Args:
+        vae: the autoencoder.
+    """
+
+    def __init__(self, vae: Any):
+        super().__init__()
+        self.register_modules(vae=vae)
+        self.discriminator: nn.Module | None = None  # that it is trained against; never saved with it
+
+    @torch.no_grad()
+    def __call__(self, video: Tensor) -> Tensor:
+        """Videos `[B, 3, T, H, W]` in [-1, 1] through their latents and back, one by one."""
+        given = video.to(self.device, self.vae.dtype)
+        return torch.cat([self.vae(one[None]).sample for one in given]).float().clamp(-1, 1)
+
+
+class Autoencoder:
+    """`VideoVAE` alone. It denoises nothing and makes no videos from text: what trains is the objective's business."""
+
+    name = "autoencoder"
+    dtype = torch.float32
+    options: frozenset[str] = frozenset()
+    frozen: tuple[str, ...] = ()
+    denoiser_names = ("vae",)
+    lora_targets: tuple[str, ...] = ()
+    comfyui_prefix: str | None = None
+    comfyui_names: Mapping[str, str] = {}
+    timesteps = "uniform"
+    embeddings: Callable[[str], dict[str, Tensor]] | None = None
+
+    def create(self, config: "RunConfig") -> VideoAutoencoderPipeline:
+        """An untrained one."""
+        return VideoAutoencoderPipeline(construct(VideoVAE, **config.model.model_args))
+
+    def open(
+        self,
+        path: Path,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        trainable_only: bool = False,
+        opening: Opening = AS_USUAL,
+    ) -> VideoAutoencoderPipeline:
+        """The autoencoder in a folder.
+
+        Raises:
+            ModelError: it cannot be loaded.
+        """
+        if opening.parts or opening.variant:
+            raise UsageError("An autoencoder trained here takes no --variant and no further parts: leave them out.")
+        try:
+            vae = VideoVAE.from_pretrained(path / "vae", use_safetensors=True, dtype=dtype)
+        except (OSError, ValueError, SafetensorError) as error:
+            raise ModelError(f"The autoencoder in {str(path)!r} cannot be loaded: {error}") from None
+        for parameter in vae.parameters():  # aligned anew, see `TextToVideoPipeline.from_pretrained`
+            parameter.data = parameter.data.clone()
+        return placed(VideoAutoencoderPipeline(vae.eval()), device, opening.offload)
+
+    def tasks(self, pipe: Any) -> tuple[Task, ...]:
+        """Videos given back."""
+        return ("reconstruction",)
+
+    def rules(self, pipe: Any) -> ShapeRules:
+        """The videos that it can take."""
+        return pipe.vae.rules
+
+    def defaults(self, pipe: Any) -> Defaults:
+        """It makes nothing.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError(DENOISES_NOTHING)
+
+    def schedule(self, pipe: Any) -> Schedule:
+        """It has no noise levels.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError(DENOISES_NOTHING)
+
+    def prediction(self, pipe: Any) -> str:
+        """As `schedule`."""
+        raise UsageError(DENOISES_NOTHING)
+
+    def denoisers(self, pipe: Any) -> dict[str, nn.Module]:
+        """The autoencoder."""
+        return {"vae": pipe.vae}
+
+    def trainable(self, pipe: Any) -> dict[str, nn.Module]:
+        """The autoencoder, and the discriminator that it is trained against."""
+        return {"vae": pipe.vae, **({} if pipe.discriminator is None else {"discriminator": pipe.discriminator})}
+
+    def learns(self, name: str) -> bool:
+        """All weights but those of the linear code: it is the best there is already, and a network around it that has
+        learned nothing yet would only shake it."""
+        return not name.startswith("vae.linear.")
+
+    @torch.no_grad()
+    def begin(self, pipe: Any, videos: Callable[[], Iterable[Tensor]]) -> None:
+        """Fits the linear code to the principal components of patches of these videos."""
+        pipe.vae.fit_linear(videos())
+
+    @torch.no_grad()
+    def settle(self, pipe: Any, videos: Callable[[], Iterable[Tensor]]) -> None:
+        """Measures the latents of these videos, so that a denoiser sees numbers of about unit size."""
+        count, total, squares = 0, torch.zeros(()), torch.zeros(())
+        for video in videos():
+            found = pipe.vae.encode(video.to(pipe.device, pipe.vae.dtype)).latent_dist
+            means = found.mean.double().transpose(0, 1).flatten(1).cpu()  # [C, N]
+            spread = found.var.double().transpose(0, 1).flatten(1).cpu()
+            count += means.shape[1]
+            total, squares = total + means.sum(1), squares + (means.square() + spread).sum(1)
+        mean = total / count
+        std = (squares / count - mean.square()).clamp(min=1e-12).sqrt()
+        pipe.vae.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
+
+    def encode_text(self, pipe: Any, modules: dict[str, nn.Module], captions: Sequence[str]) -> dict[str, Tensor]:
+        """It reads no captions."""
+        return {}
+
+    def embed(self, pipe: Any, caption: str) -> dict[str, Tensor]:
+        """As `encode_text`."""
+        return {}
+
+    def encode_video(self, pipe: Any, video: Tensor) -> Latents:
+        """It is trained on videos as they are."""
+        return Latents(video)
+
+    def encode_image(self, pipe: Any, video: Tensor) -> dict[str, Tensor]:
+        """Nothing is stored ahead."""
+        return {}
+
+    def conditions(
+        self, pipe: Any, items: Mapping[str, Any], x_0: Tensor, generators: Sequence[torch.Generator]
+    ) -> dict[str, Tensor]:
+        """It is told nothing else."""
+        return {}
+
+    def predict(
+        self, pipe: Any, modules: dict[str, nn.Module], x_t: Tensor, t: Tensor, condition: dict[str, Any]
+    ) -> Any:
+        """Videos given back, with the distribution of their latents; or, to `judge`, the discriminator's judgements.
+
+        A latent's noise is taken from the video's: there are more numbers in it than are needed.
+        """
+        if condition.get("judge"):
+            return modules["discriminator"](x_t)
+        shape = latent_shape(pipe.vae, x_t.shape)
+        noise = condition["noise"].flatten(1)[:, : shape[1:].numel()].reshape(shape)
+        return modules["vae"](x_t, noise)
+
+    def sample(
+        self,
+        pipe: Any,
+        prompts: Sequence[str],
+        generators: Sequence[torch.Generator],
+        on_step: Callable[[int, int], None] | None = None,
+        **settings: Any,
+    ) -> Tensor:
+        """It makes nothing.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError(DENOISES_NOTHING)
+
+    def adapt(self, pipe: Any, shape: Bucket, fps: float | None) -> None:
+        """It takes every shape that its strides allow."""
+
+    def use_text_encoder(self, pipe: Any, name: str) -> Any:
+        """It has none."""
+        return pipe
+
+    def use_sampler(self, pipe: Any, name: str) -> None:
+        """It has none.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError(DENOISES_NOTHING)
+
+    def save(self, pipe: Any, folder: Path) -> None:
+        """A folder with `vae/` in it."""
+        save(pipe, folder)
+
+
+def latent_shape(vae: Any, video: Sequence[int]) -> torch.Size:
+    """`[B, 3, T, H, W]` -> the shape of its latents."""
+    size, _, frames, height, width = video
+    time, high, wide = vae.strides
+    return torch.Size((size, vae.config["latent_channels"], 1 + (frames - 1) // time, height // high, width // wide))
