@@ -138,12 +138,16 @@ class TextToVideoPipeline(DiffusionPipeline):
         return self.vae is not None or "vae" in left_on_disk(self)
 
     @property
+    def geometry(self) -> Geometry | None:
+        """Of the codec; None where pixels are denoised."""
+        if "vae" in left_on_disk(self):
+            return Geometry.read(left_on_disk(self)["vae"])
+        return geometry_of(self.vae) if self.vae is not None else None
+
+    @property
     def rules(self) -> ShapeRules:
         """The videos that it can take and make."""
-        vae = self.vae or left_on_disk(self).get("vae")
-        if vae is None:
-            return self.denoiser.rules
-        return (Geometry.read(vae) if isinstance(vae, Path) else geometry_of(vae)).rules(self.denoiser.rules)
+        return self.geometry.rules(self.denoiser.rules) if self.geometry else self.denoiser.rules
 
     def encode_prompt(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Prompts -> the denoiser's keyword arguments."""

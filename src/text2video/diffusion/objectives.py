@@ -21,6 +21,8 @@ from .seeds import generator
 Predict = Callable[[Tensor, Tensor, dict[str, Any]], Any]
 """(x_t `[B, C, T, H, W]`, t `[B]` or for each frame `[B, T]`, condition) -> prediction `[B, C, T, H, W]`, or whatever
 else a family answers."""
+PredictPack = Callable[[list[Tensor], Tensor, dict[str, Any]], list[Tensor]]
+"""The same of clips `[C, T, H, W]` of any shapes at once, with one timestep and one row of each condition for each."""
 
 
 def expand(values: Tensor, like: Tensor) -> Tensor:
@@ -85,6 +87,39 @@ class Objective(Protocol):
     def loss(self, predict: Predict, batch: Batch, player: str) -> Tensor:
         """The loss of one player. Players step one after another, in the order of `players`."""
         ...
+
+
+def packed_loss(objective: Objective, predict: PredictPack, clips: Sequence[Batch], player: str) -> Tensor:
+    """The mean of the losses of several clips, each a batch of one, predicted all at once.
+
+    The objective is asked twice: first what it wants predicted for each clip, then, with the answers, for its loss. So
+    every objective can be packed that asks for one prediction, and draws nothing itself.
+
+    Raises:
+        UsageError: it asks for none, or for several.
+    """
+    asked: list[tuple[Tensor, Tensor, dict[str, Any]]] = []
+
+    def listen(x_t: Tensor, t: Tensor, condition: dict[str, Any]) -> Tensor:
+        asked.append((x_t, t, condition))
+        return x_t
+
+    with torch.no_grad():
+        for clip in clips:
+            objective.loss(listen, clip, player)
+    if len(asked) != len(clips):
+        raise UsageError(
+            f"{type(objective).__name__} asks for {len(asked) / len(clips):g} predictions of a clip, and packed clips "
+            "have one: leave out --pack."
+        )
+    x_t, t, conditions = zip(*asked, strict=True)
+    condition = {name: torch.cat([own[name] for own in conditions]) for name in conditions[0]}
+    answers = predict([one[0] for one in x_t], torch.cat(t), condition)
+    losses = [
+        objective.loss(lambda *_, found=answer[None]: found, clip, player)
+        for clip, answer in zip(clips, answers, strict=True)
+    ]
+    return torch.stack(losses).mean()
 
 
 class TextToVideoDiffusion:

@@ -32,6 +32,7 @@ from .attention import attention
 from .fused import gated, modulated, normed_rotated
 from .layers import TimestepEmbedding, mean_token, sinusoid, zeroed
 from .layout import TIME_ATTENTION, Attend, Grid, Layout
+from .packing import Row
 
 # Parameters, within a tenth -> layers, heads, width of a head. Widths of 128 keep a GPU's attention kernels busier.
 SIZES: dict[str, dict[str, int]] = {
@@ -130,6 +131,16 @@ class VideoTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, AttentionMixin
         """The videos that it can take."""
         return ShapeRules.multiples(*self.strides)
 
+    def layout(self, sample: Tensor | Sequence[Tensor]) -> Layout:
+        """The layout of a batch of videos `[B, C, T, H, W]`, or of several of any sizes in one row.
+
+        Raises:
+            UsageError: frames, height or width are no multiples of `strides`.
+        """
+        if isinstance(sample, Tensor):
+            return self.grid(sample)
+        return Row.of([self.grid(clip[None]) for clip in sample])
+
     def grid(self, sample: Tensor) -> Grid:
         """The layout of a batch of videos `[B, C, T, H, W]`.
 
@@ -154,19 +165,20 @@ class VideoTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, AttentionMixin
         """The prediction for `sample` at `timestep`.
 
         Args:
-            sample: `x_t`, `[B, in_channels, T, H, W]`, or what `layout` takes.
+            sample: `x_t`, `[B, in_channels, T, H, W]`, or a list of B clips `[in_channels, T, H, W]` of any sizes: the
+                prediction is then such a list too. With a layout, what that takes.
             timestep: `[B]` or one for all, whole or fractional, from 0 (clean) to 1000 (noise); or one for each frame
                 of tokens, `[B, T / patch_size[0]]`.
             encoder_hidden_states: the text `[B, L, cross_attention_dim]`; without it no text is seen.
             encoder_attention_mask: bool `[B, L]`, true where there is text.
             added_embedding: `[B, width]`, what else is wanted, added to the embedding of the caption.
-            layout: how the sample lies as tokens, and who sees whom; None: `grid(sample)`. With another, timesteps and
-                texts are one for each of its clips.
+            layout: how the sample lies as tokens, and who sees whom; None: `self.layout(sample)`. With another,
+                timesteps and texts are one for each of its clips.
 
         Raises:
             UsageError: frames, height or width are no multiples of `strides`.
         """
-        layout = layout or self.grid(sample)
+        layout = layout or self.layout(sample)
         dtype = self.enter.weight.dtype
         positions = layout.positions
         # Rotation tells how far apart tokens are; where in the picture they are it does not. When is left to it alone,
@@ -178,7 +190,7 @@ class VideoTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, AttentionMixin
 
         timestep = torch.as_tensor(timestep, device=x.device)
         if not timestep.ndim:
-            timestep = timestep.expand(len(x))
+            timestep = timestep.expand(len(sample))
         embedding = self.time_embedding(timestep)  # [B, C] or [B, frames, C]
         wanted = added_embedding
         if text is not None:
