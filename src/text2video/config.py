@@ -356,7 +356,7 @@ class RunConfig(_Section):
                 "model.kind transformer, or leave out pack; data.buckets sorts clips by size"
             )
         if self.data.pack and self.diffusion.forcing != "none":
-            raise ValueError("data.pack has one noise level for each clip, and diffusion.forcing several: leave out one")
+            raise ValueError("data.pack has one noise level for a clip, and diffusion.forcing several: leave out one")
         if self.data.pack and self.train.last_batch == "smaller":
             raise ValueError(
                 "data.pack has packs wait for the next epoch: leave out train.last_batch, or leave out pack"
