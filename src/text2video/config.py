@@ -355,6 +355,8 @@ class RunConfig(_Section):
                 f"data.pack puts clips of any sizes in one row, which a {self.model.kind} cannot take: choose "
                 "model.kind transformer, or leave out pack; data.buckets sorts clips by size"
             )
+        if self.data.pack and self.diffusion.forcing != "none":
+            raise ValueError("data.pack has one noise level for a clip, and diffusion.forcing several: leave out one")
         if self.data.pack and self.train.last_batch == "smaller":
             raise ValueError(
                 "data.pack has packs wait for the next epoch: leave out train.last_batch, or leave out pack"
