@@ -213,7 +213,9 @@ def resizing(numbers: int) -> dict[str, Ways]:
 
 def best(ways: Ways, clips: list[Tensor]) -> tuple[int, Callable[[Tensor], Tensor]]:
     """Of several ways the one that these clips come out of best."""
-    _, numbers, way = max(ways, key=lambda way: np.mean([signal_to_noise(levels(way[2](clip)), clip) for clip in clips]))
+    _, numbers, way = max(
+        ways, key=lambda way: np.mean([signal_to_noise(levels(way[2](clip)), clip) for clip in clips])
+    )
     return numbers, way
 
 

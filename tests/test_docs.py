@@ -188,9 +188,11 @@ def smaller(config: RunConfig) -> RunConfig:
 
 
 def tiny(config: RunConfig) -> list[str]:
-    """The options that make a run small; a causal autoencoder takes 4k+1 frames."""
-    causal = config.model.kind == "vae" or config.model.codec
-    return [*TINY, "--num_frames", "5"] if causal else TINY
+    """The options that make a run small; a causal autoencoder takes 4k+1 frames, and has nothing of a U-Net."""
+    if config.model.kind == "vae":
+        unet = TINY.index("--model_channels"), TINY.index("--text_width")
+        return [*TINY[: unet[0]], *TINY[unet[1] :], "--num_frames", "5"]
+    return [*TINY, "--num_frames", "5"] if config.model.codec else TINY
 
 
 def scaled(verb: str, tokens: list[str]) -> list[str]:
@@ -201,7 +203,9 @@ def scaled(verb: str, tokens: list[str]) -> list[str]:
         return [*tokens, *TINY]
     options = shlex.split(SMALLER.get(verb, ""))
     if "--codec" in tokens:
-        options = [word.replace("4", "5") if before == "--num_frames" else word for before, word in pairwise(["", *options])]
+        options = [
+            word.replace("4", "5") if before == "--num_frames" else word for before, word in pairwise(["", *options])
+        ]
     dropped = {option for option in options if option.startswith("--")}
     pairs = zip(["", *tokens], tokens, strict=False)
     return [token for before, token in pairs if not {before, token} & dropped] + options
