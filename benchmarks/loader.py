@@ -132,7 +132,7 @@ def main() -> None:
         as_levels=True,  # as `train` opens it
     )
     sampler = BucketSampler([dataset.shape(index) for index in range(len(dataset))], options.batch_size)
-    loaders: dict[str, Iterator[dict[str, Any]]] = {"text2video": batches(dataset, sampler, options.workers)}
+    loaders: dict[str, Iterator[Any]] = {"text2video": batches(dataset, sampler, options.workers)}
     packages = ["torch", "av", "numpy"]
     for name, (module, kind) in PEERS.items():
         if find_spec(module):

@@ -21,43 +21,19 @@ import statistics
 import sys
 import time
 import types
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from machine import RESULTS, processor
+from stepping import Contender, Predict, measure
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from text2video.data import shapes
 from text2video.models.unet3d import UNet3D
 
 TEXT_TOKENS, TEXT_WIDTH = 24, 512
 MULTIPLES, BLOCKS = (1, 2, 4), 2
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-Predict = Callable[[Tensor, Tensor, Tensor], Tensor]  # x_t [B, C, T, H, W], t [B] in 0..1000, text [B, L, D]
-
-
-@dataclass
-class Contender:
-    model: nn.Module
-    predict: Predict
-    lr: float
-    optimiser: torch.optim.Optimizer = field(init=False)
-
-    def __post_init__(self):
-        self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=self.lr, fused=True)
-
-    def step(self, x_t: Tensor, t: Tensor, text: Tensor, target: Tensor, precision: torch.dtype) -> float:
-        """One training step; its loss."""
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
-            loss = (self.predict(x_t, t, text).float() - target).square().mean()
-        self.optimiser.zero_grad()
-        loss.backward()
-        self.optimiser.step()
-        return loss.item()
 
 
 def ours(channels: int) -> tuple[nn.Module, Predict]:
@@ -107,81 +83,18 @@ CONTENDERS = {
 }
 
 
-def products(contender: Contender, batch: tuple[Tensor, ...]) -> int:
-    """Floating-point operations of one forward and backward pass."""
-
-    def forward(q, k, v, *args, **kwargs):  # the shapes [B, N, L, D], [B, N, S, D], [B, N, S, D]
-        b, heads, queries, width = q
-        return 2 * 2 * b * heads * queries * k[2] * width
-
-    def backward(gradient, q, k, v, *args, **kwargs):
-        return 2 * forward(q, k, v)
-
-    kernels = torch.ops.aten
-    by_hand = {
-        kernels._scaled_dot_product_flash_attention_for_cpu: forward,
-        kernels._scaled_dot_product_flash_attention_for_cpu_backward: backward,
-    }
-    x_t, t, text, target = batch
-    with FlopCounterMode(display=False, custom_mapping=by_hand) as counter:
-        (contender.predict(x_t, t, text) - target).square().mean().backward()
-    contender.optimiser.zero_grad()
-    return counter.get_total_flops()
-
-
-def matrix_rate(precision: torch.dtype, size: int = 4096) -> float:
-    a, b = torch.randn(2, size, size).to(precision)
-    start = time.perf_counter()
-    a @ b
-    return 2 * size**3 / (time.perf_counter() - start)
-
-
 def noised(x_0: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     """`x_t` and the velocity at t in [0, 1] on the cosine schedule."""
     alpha, sigma = ((t * math.pi / 2)[:, None, None, None, None].apply_(f) for f in (math.cos, math.sin))
     return alpha * x_0 + sigma * noise, alpha * noise - sigma * x_0
 
 
-def measure(contenders: dict[str, Contender], steps: int, batch_size: int) -> dict[str, dict]:
+def speed(contenders: dict[str, Contender], steps: int, batch_size: int) -> dict[str, dict]:
+    """The speed of a step of each, in both types."""
     x_0, noise = torch.randn(2, batch_size, 3, 16, 64, 64)
     t = torch.linspace(0.1, 0.9, batch_size)
     x_t, velocity = noised(x_0, noise, t)
-    batch = (x_t, 1000 * t, torch.randn(batch_size, TEXT_TOKENS, TEXT_WIDTH), velocity)
-    flops = {name: products(contender, batch) for name, contender in contenders.items()}
-    seconds = {(name, precision): [] for name in contenders for precision in PRECISIONS}
-    rates = {precision: [] for precision in PRECISIONS}
-    for round_ in range(steps + 1):
-        for precision, dtype in PRECISIONS.items():
-            for name, contender in contenders.items():
-                start = time.perf_counter()
-                contender.step(*batch, dtype)
-                if round_ > 0:  # the first is to warm up
-                    seconds[name, precision].append(time.perf_counter() - start)
-                    repeats = math.ceil(10 / (steps * len(contenders)))
-                    rates[precision] += [matrix_rate(dtype) for _ in range(repeats)]
-    best = {precision: max(found) for precision, found in rates.items()}
-    report = {}
-    print(f"{'':32}{'params':>9}{'TFLOP':>8}{'type':>10}{'s/step (range)':>22}{'GFLOP/s':>9}{'of matmul':>11}")
-    for name, contender in contenders.items():
-        parameters = sum(p.numel() for p in contender.model.parameters())
-        report[name] = {"parameters": parameters, "flops": flops[name]}
-        for precision in PRECISIONS:
-            found = seconds[name, precision]
-            median = statistics.median(found)
-            share = flops[name] / median / best[precision]
-            report[name][precision] = {
-                "seconds": {"median": median, "least": min(found), "most": max(found)},
-                "rate": flops[name] / median,
-                "share_of_matrix_product": share,
-            }
-            spread = f"{median:.2f} ({min(found):.2f}-{max(found):.2f})"
-            print(
-                f"{name:32}{parameters / 1e6:8.1f}M{flops[name] / 1e12:8.2f}{precision:>10}{spread:>22}"
-                f"{flops[name] / median / 1e9:9.0f}{share:11.0%}"
-            )
-    for precision, found in rates.items():
-        print(f"best of {len(found)} matrix products, {precision}: {best[precision] / 1e9:.0f} GFLOP/s")
-    return {"models": report, "matrix_products": best}
+    return measure(contenders, (x_t, 1000 * t, torch.randn(batch_size, TEXT_TOKENS, TEXT_WIDTH), velocity), steps)
 
 
 def clips(indices: range, split: shapes.Split) -> tuple[Tensor, list[str]]:
@@ -269,7 +182,7 @@ def main():
         "machine": f"{processor()}, {torch.get_num_threads()} threads",
         "versions": {name: version(name) for name in ("text2video", "torch", "diffusers", "video-diffusion-pytorch")},
     }
-    result["speed"] = measure(fresh(), arguments.steps, arguments.batch_size)
+    result["speed"] = speed(fresh(), arguments.steps, arguments.batch_size)
     if arguments.learn:
         result["learning"] = learn(fresh(), arguments.learn, arguments.batch_size)
     arguments.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

@@ -42,12 +42,11 @@ def main() -> None:
         names = {p: name for module in bare.modules.values() for name, p in module.named_parameters()}
         bare_parameters = list(names)
         optimizer = make_optimizer(config.optim, bare_parameters, names)
-        items = next(stream)
-        batch, captions = bare.batch(0, 0, config.train.batch_size, items)
+        (batch,), captions = bare.batch(0, range(config.train.batch_size), config.train.batch_size, next(stream))
 
         def bare_step() -> None:
             noise, u = torch.randn_like(batch.x_0), torch.rand(len(batch.x_0))
-            loss = bare.loss("denoiser", Batch(batch.x_0, noise, u), captions)
+            loss = bare.loss("denoiser", [Batch(batch.x_0, noise, u)], captions)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(bare_parameters, config.optim.max_grad_norm)
             optimizer.step()

@@ -31,11 +31,14 @@ from text2video.training import trainer
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
-TINY = shlex.split(
-    "--max_steps 2 --batch_size 2 --frame_size 16 --num_frames 4 --model_channels 16 --channel_mult 1 2 "
-    "--attention time full --downsample_time false --num_res_blocks 1 --text_width 32 --text_layers 1 --num_workers 0 "
+SHORT = shlex.split(
+    "--max_steps 2 --batch_size 2 --frame_size 16 --num_frames 4 --text_width 32 --text_layers 1 --num_workers 0 "
     "--val_samples 2 --num_samples 1 --num_inference_steps 2 --no_wandb --no_tensorboard --device cpu"
 )
+TINY = SHORT + shlex.split(
+    "--model_channels 16 --channel_mult 1 2 --attention time full --downsample_time false --num_res_blocks 1"
+)
+TINY_TRANSFORMER = [*SHORT, "--model_args", "{num_layers: 1, num_attention_heads: 1, attention_head_dim: 16}"]
 # Verb -> options that take the place of the page's.
 SMALLER = {
     "demo": "--fast --output_dir runs/fast",
@@ -77,6 +80,8 @@ OF_PROGRAMS = {
     "batches",
     "gigabytes",
     "rounds",
+    "facts",
+    "precisions",
     "local-dir",
 }
 OF_OTHER_TOOLS = {
@@ -189,10 +194,10 @@ def smaller(config: RunConfig) -> RunConfig:
 
 def tiny(config: RunConfig) -> list[str]:
     """The options that make a run small; a causal autoencoder takes 4k+1 frames, and has nothing of a U-Net."""
+    own = TINY_TRANSFORMER if config.model.kind == "transformer" else TINY
     if config.model.kind == "vae":
-        unet = TINY.index("--model_channels"), TINY.index("--text_width")
-        return [*TINY[: unet[0]], *TINY[unet[1] :], "--num_frames", "5"]
-    return [*TINY, "--num_frames", "5"] if config.model.codec else TINY
+        own = [*TINY[: TINY.index("--model_channels")], *TINY[TINY.index("--text_width") :]]
+    return [*own, "--num_frames", "5"] if config.model.kind == "vae" or config.model.codec else own
 
 
 def scaled(verb: str, tokens: list[str]) -> list[str]:
@@ -200,7 +205,7 @@ def scaled(verb: str, tokens: list[str]) -> list[str]:
     if verb == "train":  # it takes the later of two
         return [*tokens, *tiny(train_verb.read(tuple(tokens[1:]))[0])]
     if verb == "plan":
-        return [*tokens, *TINY]
+        return [*tokens, *(TINY_TRANSFORMER if "transformer" in " ".join(tokens) else TINY)]
     options = shlex.split(SMALLER.get(verb, ""))
     if "--codec" in tokens:
         options = [

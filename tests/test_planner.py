@@ -12,7 +12,7 @@ from text2video.errors import UsageError
 from text2video.families.native import NativeFamily
 from text2video.planner.cards import CARDS, Card, card_named, parse_bytes, this_cpu
 from text2video.planner.facts import facts_of
-from text2video.planner.plan import Plan, plan
+from text2video.planner.plan import Plan, micro_batch, plan
 from text2video.planner.propose import propose, with_savings
 from text2video.planner.tracing import Work, trace
 
@@ -198,3 +198,9 @@ def test_this_machine_is_measured():
     assert isinstance(card, Card)
     assert 1e8 < card.rate(4) < 1e15
     assert 1e8 < card.reached_bandwidth < 1e13
+
+
+def test_a_pack_is_planned_as_clips_of_the_largest_size_that_fill_it():
+    few = ["--kind", "transformer", "--size", "5M", "--num_frames", "4", "--frame_size", "16", "--device", "cpu"]
+    config = RunConfig.build({}, [*few, "--pack", "2048"])  # 4 x 8 x 8 tokens a clip
+    assert micro_batch(config, facts_of(config)) == 8

@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 
 from .errors import UsageError
 from .flags import Flags, did_you_mean, section_of
-from .sizes import AUTO, Bucket
+from .sizes import Bucket, parse_all
 from .values import merged, over, preset_file, read_yaml
 
 Positive = Annotated[int, Field(gt=0)]
@@ -64,7 +64,10 @@ class DataConfig(_Section):
     height: Positive | None = Field(None, description="height in pixels, in place of frame_size")
     width: Positive | None = Field(None, description="width in pixels, in place of frame_size")
     buckets: list[str] = Field(
-        [], description="shapes FRAMESxHEIGHTxWIDTH that clips go to, or auto; none: one shape for all"
+        [], description="shapes FRAMESxHEIGHTxWIDTH that clips go to, auto, or native; none: one shape for all"
+    )
+    pack: Positive | None = Field(
+        None, description="tokens of a batch, in which clips of any shapes lie in one row; needs a transformer"
     )
     upscale: bool = Field(False, description="let clips be enlarged to fill a bucket")
     fps: Annotated[float, Field(gt=0)] | None = Field(None, description="frames a second; none: evenly over the clip")
@@ -118,9 +121,10 @@ class DataConfig(_Section):
     @field_validator("buckets")
     @classmethod
     def _are_buckets(cls, value: list[str]) -> list[str]:
-        if value == [AUTO]:
+        buckets = parse_all(value)
+        if isinstance(buckets, str):
             return value
-        names = [str(Bucket.parse(text)) for text in value]
+        names = [str(bucket) for bucket in buckets]
         if len(set(names)) < len(names):
             raise ValueError(f"data.buckets names the same bucket twice: {' '.join(names)}")
         return names
@@ -196,6 +200,9 @@ class DiffusionConfig(_Section):
     )
     logit_mean: float = Field(0.0, description="mean of logit-normal timesteps; higher: more noise")
     logit_std: Annotated[float, Field(gt=0)] = Field(1.0, description="width of logit-normal timesteps")
+    forcing: Literal["none", "independent"] = Field(
+        "none", description="independent: a noise level for each causal block, as streaming wants it"
+    )
 
 
 class VaeConfig(_Section):
@@ -338,6 +345,20 @@ class RunConfig(_Section):
             raise ValueError("data.shapes makes its own clips: leave out load_tensors, or leave out shapes")
         if self.data.load_tensors and self.data.augment:
             raise ValueError("data.load_tensors holds one view of each clip, and data.augment varies it: leave out one")
+        if self.diffusion.forcing != "none" and not self.train.init_from and self.model.time_attention != "causal":
+            raise ValueError(
+                "diffusion.forcing gives each block of frames its own noise level, and only causal transformers have "
+                "such blocks: add --kind transformer --time_attention causal, or leave it out"
+            )
+        if self.data.pack and self.train.init_from is None and self.model.kind != "transformer":
+            raise ValueError(
+                f"data.pack puts clips of any sizes in one row, which a {self.model.kind} cannot take: choose "
+                "model.kind transformer, or leave out pack; data.buckets sorts clips by size"
+            )
+        if self.data.pack and self.train.last_batch == "smaller":
+            raise ValueError(
+                "data.pack has packs wait for the next epoch: leave out train.last_batch, or leave out pack"
+            )
         held = [name for name, value in self.memory if value]
         if held and self.lora is None:
             raise ValueError(

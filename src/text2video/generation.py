@@ -20,7 +20,7 @@ from torch import Tensor
 from . import video
 from .diffusion.schedules import sampler_name
 from .errors import UsageError
-from .families.base import Defaults, Family
+from .families.base import Defaults, Family, Streams
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,9 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Generated:
-    """One finished video and everything that made it."""
+class Recipe:
+    """Everything that makes one video."""
 
-    frames: np.ndarray  # uint8 [T, H, W, 3]
     prompt: str
     seed: int
     settings: Settings  # as used: nothing is left to the model's defaults
@@ -72,6 +71,25 @@ class Generated:
         files = ("image", "last_image", "video")
         settings = {k: str(v) if k in files else v for k, v in settings.items() if v is not None and v != {}}
         return {"prompt": self.prompt, "seed": self.seed, "model": self.model, **settings}
+
+
+@dataclass(frozen=True)
+class Generated(Recipe):
+    """One finished video and everything that made it."""
+
+    frames: np.ndarray  # uint8 [T, H, W, 3]
+
+
+@dataclass(frozen=True)
+class Streamed(Recipe):
+    """One video that is made while its frames are taken, once."""
+
+    frames: Iterator[np.ndarray]  # uint8 [H, W, 3]
+    window: int | None
+
+    def metadata(self) -> dict[str, Any]:
+        """As of every video, and that it was streamed."""
+        return {**super().metadata(), "stream": True} | ({} if self.window is None else {"window": self.window})
 
 
 def generate(
@@ -93,6 +111,69 @@ def generate(
     Raises:
         UsageError: no prompts, or a size or sampler that the model cannot do.
     """
+    _check(family, pipe, prompts, settings)
+    own = pipe.scheduler
+    if settings.scheduler:
+        family.use_sampler(pipe, settings.scheduler)
+    try:
+        yield from _generate(family, pipe, prompts, resolved(settings, family, pipe), model, on_step, batch_size)
+    finally:
+        pipe.scheduler = own
+
+
+def stream(
+    family: Family,
+    pipe: Any,
+    prompts: Sequence[str],
+    settings: Settings = Settings(),
+    model: str = "",
+    on_frame: Callable[[int, int], None] | None = None,
+    window: int | None = None,
+) -> Iterator[Streamed]:
+    """The videos of each prompt, in order, each of any length and made while its frames are taken.
+
+    Args:
+        model: as of `generate`.
+        on_frame: called with (frames, of how many in all videos).
+        window: how many frames before it a frame depends on; None: as many as the model was trained on.
+
+    Raises:
+        UsageError: no prompts, or a model that cannot do it.
+        ModelError: its codec decodes whole videos only.
+    """
+    _check(family, pipe, prompts, settings)
+    if not isinstance(family, Streams):
+        raise UsageError(f"A {family.name} model makes its videos whole: leave out --stream.")
+    if settings.image or settings.last_image or settings.video:
+        raise UsageError("A stream begins with noise: leave out --image, --last_image and --video.")
+    own = pipe.scheduler
+    wanted = [prompt for prompt in prompts for _ in range(settings.num_videos_per_prompt)]
+    for number, prompt in enumerate(wanted):
+        seed = settings.seed + number
+        if settings.scheduler:
+            family.use_sampler(pipe, settings.scheduler)
+        try:
+            used = resolved(settings, family, pipe)
+            asked = {field.name: getattr(used, field.name) for field in fields(Defaults)}
+            blocks = family.stream(pipe, prompt, torch.Generator().manual_seed(seed), window, **asked)
+        finally:
+            pipe.scheduler = own
+        length = used.num_frames or 0
+        frames = _counted(blocks, number * length, len(wanted) * length, on_frame)
+        yield Streamed(prompt, seed, used, model, frames, window)
+
+
+def _counted(
+    blocks: Iterator[Tensor], done: int, total: int, report: Callable[[int, int], None] | None
+) -> Iterator[np.ndarray]:
+    for block in blocks:
+        yield from to_uint8(block)
+        done += block.shape[1]
+        if report:
+            report(done, total)
+
+
+def _check(family: Family, pipe: Any, prompts: Sequence[str], settings: Settings) -> None:
     if "reconstruction" in family.tasks(pipe):
         raise UsageError(
             "This model is a video autoencoder: it gives back videos and makes none from text. Train a model of its "
@@ -103,13 +184,6 @@ def generate(
     if unknown := sorted(set(settings.options) - family.options):
         able = f"It has {', '.join(sorted(family.options))}." if family.options else "It has no options of its own."
         raise UsageError(f"A {family.name} model has no {', '.join(unknown)}. {able}")
-    own = pipe.scheduler
-    if settings.scheduler:
-        family.use_sampler(pipe, settings.scheduler)
-    try:
-        yield from _generate(family, pipe, prompts, resolved(settings, family, pipe), model, on_step, batch_size)
-    finally:
-        pipe.scheduler = own
 
 
 def _generate(
@@ -130,7 +204,7 @@ def _generate(
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         batch = family.sample(pipe, some, generators, on_step=on_step, **asked)
         for prompt, seed, clip in zip(some, seeds, batch, strict=True):
-            yield Generated(to_uint8(clip), prompt, seed, settings, model)
+            yield Generated(prompt, seed, settings, model, to_uint8(clip))
 
 
 def given(settings: Settings) -> dict[str, Any]:
@@ -173,7 +247,7 @@ def to_uint8(clip: Tensor) -> np.ndarray:
 
 
 def save(
-    result: Generated, path: Path, save_gif: bool = False, save_frames: bool = False, visualize: bool = False
+    result: Generated | Streamed, path: Path, save_gif: bool = False, save_frames: bool = False, visualize: bool = False
 ) -> list[Path]:
     """Write a video, its settings as JSON beside it, and what else is asked for; the paths written.
 
@@ -182,10 +256,20 @@ def save(
         save_gif: also NAME.gif.
         save_frames: also NAME_frames/frame_0000.png ...
         visualize: also NAME_sheet.png, the frames side by side.
+
+    Raises:
+        UsageError: more than the MP4 is asked of a streamed video.
     """
+    if not isinstance(result, Generated):
+        if save_gif or save_frames or visualize or path.suffix != ".mp4":
+            raise UsageError(
+                "A streamed video is written as MP4 while it is made, and its frames are not kept. Leave out --stream, "
+                "or ask for no GIF, frames or sheet."
+            )
+        video.write(path, result.frames, result.fps, metadata=result.metadata())
+        return [path, _write_settings(path, result)]
     video.write(path, result.frames, result.fps, metadata=result.metadata())
-    written = [path, path.with_suffix(".json")]
-    written[1].write_text(json.dumps(result.metadata(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    written = [path, _write_settings(path, result)]
     if save_gif and path.suffix != ".gif":
         written.append(path.with_suffix(".gif"))
         video.write(written[-1], result.frames, result.fps)
@@ -196,6 +280,12 @@ def save(
         written.append(path.with_name(f"{path.stem}_sheet.png"))
         video.contact_sheet(written[-1], [result.frames])
     return written
+
+
+def _write_settings(path: Path, result: Recipe) -> Path:
+    beside = path.with_suffix(".json")
+    beside.write_text(json.dumps(result.metadata(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return beside
 
 
 def file_names(prompts: Sequence[str], suffix: str = ".mp4", longest: int = 60) -> list[str]:

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from .models import video_vae as video_vae
 from .models.codecs import OURS, Geometry, decode, geometry_of
 from .models.text import TextEncoder
 from .sizes import ShapeRules
+from .streaming import Asking, Plan, stream
 
 DENOISERS = ("unet", "transformer")
 """What a denoiser is called among a pipeline's components."""
@@ -137,12 +138,16 @@ class TextToVideoPipeline(DiffusionPipeline):
         return self.vae is not None or "vae" in left_on_disk(self)
 
     @property
+    def geometry(self) -> Geometry | None:
+        """Of the codec; None where pixels are denoised."""
+        if "vae" in left_on_disk(self):
+            return Geometry.read(left_on_disk(self)["vae"])
+        return geometry_of(self.vae) if self.vae is not None else None
+
+    @property
     def rules(self) -> ShapeRules:
         """The videos that it can take and make."""
-        vae = self.vae or left_on_disk(self).get("vae")
-        if vae is None:
-            return self.denoiser.rules
-        return (Geometry.read(vae) if isinstance(vae, Path) else geometry_of(vae)).rules(self.denoiser.rules)
+        return self.geometry.rules(self.denoiser.rules) if self.geometry else self.denoiser.rules
 
     def encode_prompt(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Prompts -> the denoiser's keyword arguments."""
@@ -182,22 +187,13 @@ class TextToVideoPipeline(DiffusionPipeline):
         self.rules.check(shape)
         if self.vae is not None:
             shape = geometry_of(self.vae).latent_shape(shape)
-        scale = config.guidance_scale if guidance_scale is None else guidance_scale
-        low, high = guidance_interval or config.guidance_interval or (0.0, 1.0)
-        if not 0 <= low <= high <= 1:
-            raise UsageError(f"guidance_interval is {low:g} to {high:g}. Give two rising numbers from 0 to 1.")
-        whole = self.scheduler.config.num_train_timesteps
+        scale, interval = self.guidance(guidance_scale, guidance_interval)
         device = self._execution_device
         noise = torch.stack([torch.randn((channels, *shape), generator=g, device=g.device) for g in generators])
 
-        negative, ask = None, dict(condition or {})
-        if scale == 1.0:
-            ask |= self.encode_prompt(prompts)
-        else:  # encoded together, so that both have the same number of tokens
-            both = self.encode_prompt([negative_prompt] * len(prompts) + list(prompts))
-            negative, ask = ({**ask, **half} for half in _halves(both))
+        negative, ask = self.encode_prompts(prompts, negative_prompt, scale, condition or {})
         x_0 = sample(
-            guided(self._predict, scale, negative, (low * whole, high * whole)),
+            guided(self.predict, scale, negative, interval),
             self.scheduler,
             noise.to(device),
             ask,
@@ -208,10 +204,65 @@ class TextToVideoPipeline(DiffusionPipeline):
         )
         return (x_0 if self.vae is None else decode(self.vae, x_0)).clamp(-1, 1)
 
-    def _predict(self, x_t: Tensor, t: Tensor, condition: dict[str, Any]) -> Tensor:
+    def stream(
+        self,
+        prompt: str | Callable[[int], str],
+        num_frames: int | None = None,
+        generator: torch.Generator | None = None,
+        negative_prompt: str = "",
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        guidance_interval: Sequence[float] | None = None,
+        window: int | None = None,
+    ) -> Iterator[Tensor]:
+        """One video of any length, made while it is taken: its next frames `[3, T, H, W]` float32 in [-1, 1].
+
+        Memory does not grow with the length, see `streaming`.
+
+        Args:
+            prompt: what the video shows, or a function from the first frame of a block to what that block shows.
+            generator: the noise of block k follows from its next number and k.
+            window: finished frames that a block sees, rounded down to whole blocks, at least one; None: with the block
+                itself as many as the model was trained on.
+
+        Raises:
+            UsageError: the denoiser is not causal, or does not take this size.
+            ModelError: the codec decodes whole videos only.
+        """
+        plan = Plan.of(self, num_frames, height, width, window)
+        scale, interval = self.guidance(guidance_scale, guidance_interval)
+        how = Asking(prompt, negative_prompt, scale, interval, num_inference_steps)
+        return stream(self, plan, how, generator or torch.Generator().manual_seed(torch.seed() % 2**63))
+
+    def guidance(self, scale: float | None, interval: Sequence[float] | None) -> tuple[float, tuple[float, float]]:
+        """The guidance scale, and its lowest and highest timestep; the pipeline's own where None is given."""
+        config: Any = self.config
+        low, high = interval or config.guidance_interval or (0.0, 1.0)
+        if not 0 <= low <= high <= 1:
+            raise UsageError(f"guidance_interval is {low:g} to {high:g}. Give two rising numbers from 0 to 1.")
+        whole = self.scheduler.config.num_train_timesteps
+        return config.guidance_scale if scale is None else scale, (low * whole, high * whole)
+
+    def encode_prompts(
+        self, prompts: Sequence[str], negative_prompt: str, scale: float, further: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor] | None, dict[str, Tensor]]:
+        """The negative condition, none at guidance scale 1, and the positive one; both with what is told `further`."""
+        if scale == 1.0:
+            return None, {**further, **self.encode_prompt(prompts)}
+        # encoded together, so that both have the same number of tokens
+        negative, ask = _halves(self.encode_prompt([negative_prompt] * len(prompts) + list(prompts)))
+        return {**further, **negative}, {**further, **ask}
+
+    def predict(self, x_t: Tensor, t: Tensor, condition: dict[str, Any], **how: Any) -> Tensor:
+        """The denoiser's prediction in its own precision; `how` reaches it as it is."""
         dtype = self.denoiser.dtype
         given = {name: v.to(dtype) if v.is_floating_point() else v for name, v in condition.items()}
-        return self.denoiser(x_t.to(dtype), t, **given, return_dict=False)[0]
+        # what diffusers' caches keep is of one batch: with guidance it is twice as large as without
+        caching = getattr(self.denoiser, "cache_context", None)
+        with caching(f"batch of {len(x_t)}") if caching else nullcontext():
+            return self.denoiser(x_t.to(dtype), t, **given, **how, return_dict=False)[0]
 
     @torch.no_grad()
     def __call__(

@@ -8,11 +8,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from .errors import UsageError
 
-AUTO = "auto"  # in place of a list of buckets: derive them from the data
+Way = Literal["auto", "native"]
+"""In place of a list of buckets: derive a few from the data, or give every clip one of its own size and length."""
 
 
 class Bucket(NamedTuple):
@@ -49,9 +50,10 @@ class Bucket(NamedTuple):
         return f"{self} ({self.frames} frame{'s' * (self.frames > 1)} of {self.width}x{self.height} pixels)"
 
 
-def parse_all(texts: Sequence[str]) -> list[Bucket] | Literal["auto"]:
-    """The buckets that a list names, or `auto` where that is what stands in it."""
-    return "auto" if list(texts) == [AUTO] else [Bucket.parse(text) for text in texts]
+def parse_all(texts: Sequence[str]) -> list[Bucket] | Way:
+    """The buckets that a list names, or `auto` or `native` where that is what stands in it."""
+    found = [way for way in get_args(Way) if list(texts) == [way]]
+    return found[0] if found else [Bucket.parse(text) for text in texts]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from text2video.cli.main import VERBS, run, underscored
 
 HEAVY = ("torch", "numpy", "pyarrow", "diffusers", "transformers", "av")
 
-FLAT = ("source", "sampling", "options", "opened", "answering")  # arguments whose fields are the options
+FLAT = ("source", "sampling", "options", "opened", "answering", "polishing")  # arguments whose fields are the options
 
 
 def functions():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from text2video.data.clips import Clip
-from text2video.data.fitting import cropped, derive, extent, nearest, place, plan
+from text2video.data.fitting import cropped, derive, extent, native, nearest, place, plan
 from text2video.sizes import Bucket, Rule, ShapeRules
 from text2video.video import VideoInfo
 
@@ -140,3 +140,22 @@ def test_a_clip_whose_damaged_file_promises_ages_has_a_bucket_and_stops_no_other
     clips = [Clip(name, tmp_path / name, ("a",)) for name in ("aged.mp4", "whole.mp4")]
     damaged = replace(info(64, 48, 40), width=10**9, duration=1e12)
     assert plan(clips, [damaged, info(64, 48, 40)], [], SQUARE, fps=8.0) == [SQUARE, SQUARE]
+
+
+def test_native_is_a_clip_s_own_shape_within_rules_and_area():
+    most, rules = Bucket(17, 64, 64), ShapeRules(Rule(4, 1), Rule(8), Rule(8))
+    extents = [(30, 720, 1280), (9, 48, 40), (7, 100, 50), (1, 64, 64), (3, 30, 300), (40, 1280, 20)]
+    found = [native(Bucket(*own), own[0] == 1, most, rules) for own in extents]
+    assert found == [(17, 48, 80), (9, 48, 40), (5, 88, 40), (1, 64, 64), (1, 16, 200), (17, 512, 8)]
+    for own, bucket in zip(extents, found, strict=True):
+        assert rules.allows(bucket)
+        assert bucket.height * bucket.width <= 64 * 64
+        assert all(side <= whole for side, whole in zip(bucket, own, strict=True))
+
+
+def test_native_says_what_is_too_small_or_enlarges_it():
+    most, rules = Bucket(16, 64, 64), ShapeRules.multiples(4, 16, 16)
+    assert "20x9 pixels" in native(Bucket(30, 9, 20), False, most, rules)
+    assert native(Bucket(30, 9, 20), False, most, rules, upscale=True) == (16, 16, 16)
+    assert native(Bucket(3, 32, 32), False, most, rules) == (4, 32, 32)  # what it lacks is a matter of `short`
+    assert "leave pictures out" in native(Bucket(1, 32, 32), True, most, rules)

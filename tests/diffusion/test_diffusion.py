@@ -7,7 +7,7 @@ import torch
 
 from text2video.diffusion.guidance import guided, sample
 from text2video.diffusion.objectives import Batch, TextToVideoDiffusion, convert, expand, target, to_x_0
-from text2video.diffusion.schedules import EDM, Schedule, sampler_name
+from text2video.diffusion.schedules import EDM, AutoFlow, Schedule, sampler_name
 from text2video.errors import UsageError
 
 SCHEDULES = ("cosine", "linear", "scaled_linear", "flow")
@@ -202,3 +202,30 @@ def test_a_perfect_model_has_no_loss():
 def test_unknown_names_are_said(make):
     with pytest.raises(UsageError, match=r"Choose|none of|Try"):
         make()
+
+
+def test_a_larger_video_is_trained_and_sampled_with_more_noise():
+    schedule = AutoFlow()
+    shifts = [schedule.at_size(shape).shift for shape in ((1, 8, 8), (1, 64, 64), (4, 64, 64), (16, 64, 64))]
+    assert shifts == [1, 1, 2, 4]
+    objective = TextToVideoDiffusion(schedule=schedule, prediction="flow", timesteps="logit_normal")
+    u = torch.linspace(0.01, 0.99, 9)
+    small, large = (objective.timesteps(u, shape) for shape in ((1, 64, 64), (16, 64, 64)))
+    assert (large > small).all()
+    odds = [t / (1000 - t) for t in (small, large)]
+    torch.testing.assert_close(odds[1], 4 * odds[0], atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("sampler", ["flow", "dpm++", "unipc"])
+def test_a_sampler_takes_the_shift_of_the_size_that_is_sampled(sampler, tmp_path):
+    scheduler = AutoFlow().sampler(sampler, "flow")
+    scheduler.save_pretrained(tmp_path)
+    scheduler = type(scheduler).from_pretrained(tmp_path)
+    assert isinstance(Schedule.from_scheduler(scheduler), AutoFlow)
+    for shape, shift in (((4, 64, 64), 2.0), ((16, 64, 64), 4.0)):
+        seen, noise = [], torch.zeros(1, 1, *shape)
+        for how in (scheduler, Schedule("flow", shift=shift).sampler(sampler, "flow")):
+            asked = []
+            sample(lambda x, t, _, asked=asked: asked.append(t) or torch.zeros_like(x), how, noise, {}, "flow", 4)
+            seen.append(torch.cat(asked))
+        torch.testing.assert_close(*seen, atol=1e-3, rtol=1e-5)

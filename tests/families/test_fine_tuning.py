@@ -50,7 +50,7 @@ def test_the_losses_are_those_of_the_clips_without_the_encoders(made, few_clips,
     tokens = ["--model", str(made(modelscope)), *flags, "--device", "cpu", "--output_dir", str(tmp_path / "next")]
     trainer = Trainer(RunConfig.build({}, tokens))
     assert (trainer.pipe.vae, trainer.pipe.text_encoder) == (None, None)
-    items = next(iter(module.batches(trainer.data.train, trainer.sampler, 0)))
+    (items,) = next(iter(module.batches(trainer.data.train, trainer.sampler, 0)))
     assert items["image_mean"].shape == (1, 4, 1, 8, 8)
     final = opened(tmp_path / "tensors" / "final")[1]
     assert (type(final.vae).__name__, type(final.text_encoder).__name__) == ("AutoencoderKL", "CLIPTextModel")

@@ -1,6 +1,7 @@
 """Runs over clips of several shapes: every step has one shape, and a broken run goes on with the clips not yet seen."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -20,7 +21,7 @@ from text2video.diffusion.objectives import TextToVideoDiffusion
 from text2video.errors import DataError, TrainingError, UsageError
 from text2video.families.opening import load
 from text2video.training import trainer
-from text2video.training.data import bucket_notes, open_data, sampler_of
+from text2video.training.data import open_data, sampler_of
 from text2video.training.trainer import train
 
 WIDE, SQUARE, SHORT = "4x16x32", "4x16x16", "2x16x16"
@@ -166,7 +167,7 @@ def test_clips_lie_in_their_buckets(several):
     assert all(data.train[index]["video"].shape[1:] == shape for index, shape in enumerate(shapes.values()))
     assert len(set(shapes.values())) == 3
     assert shapes["videos/still.png"][0] == 1
-    notes = bucket_notes(sampler_of(config, data.train))
+    notes = sampler_of(config, data.train, math.prod).notes()
     assert len(notes) == 3
     assert any("a step has some of them twice" in note for note in notes if note.startswith("bucket 1x"))
 

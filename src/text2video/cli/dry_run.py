@@ -1,6 +1,7 @@
 """What a run would be: its whole configuration, parameter counts, shapes of a batch and steps. Writes nothing."""
 
 import os
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,8 +9,8 @@ import torch
 from ..config import RunConfig
 from ..families.base import Family
 from ..sizes import Bucket
-from ..training.build import build, learning, open_base, shape_rules, steps_in_all
-from ..training.data import RunData, bucket_notes, collate, encoded, open_data, sampler_of
+from ..training.build import build, learning, open_base, shape_rules, steps_in_all, tokens_of
+from ..training.data import RunData, Sampler, collate, encoded, open_data, sampler_of
 
 
 def describe(config: RunConfig) -> str:
@@ -23,7 +24,9 @@ def describe(config: RunConfig) -> str:
     data = open_data(config.data, config.seed, shape_rules(config, base))
     family, pipe, _ = build(config, data.captions, data.shape, base, cache=data.cache)
     learning(config, family, pipe)
-    lines = [*data.notes, *parameters(pipe), *shapes(config, data, family, pipe), *steps(config, data)]
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    sampler = sampler_of(config, data.train, partial(tokens_of, family, pipe), world_size=processes)
+    lines = [*data.notes, *parameters(pipe), *shapes(config, data, family, pipe), *steps(config, sampler)]
     return config.to_yaml() + "\n" + "\n".join(f"# {line}" for line in lines)
 
 
@@ -41,11 +44,11 @@ def parameters(pipe: Any) -> list[str]:
 
 @torch.no_grad()
 def shapes(config: RunConfig, data: RunData, family: Family, pipe: Any) -> list[str]:
-    """Lines on the tensors of a batch of the largest bucket."""
+    """Lines on the tensors of a batch of the largest bucket, or of the largest clip in a pack."""
     indices = range(len(data.train))
     largest = max({data.train.shape(index) for index in indices}, key=lambda shape: Bucket(*shape).pixels)
     videos = [index for index in indices if data.train.shape(index) == largest]
-    size = config.train.batch_size
+    size = 1 if config.data.pack else config.train.batch_size
     batch = collate([data.train[videos[row % len(videos)]] for row in range(size)])
     latents = encoded(family, pipe, batch, torch.device("cpu")).mean
     text = family.encode_text(pipe, family.trainable(pipe), batch["captions"])
@@ -56,16 +59,13 @@ def shapes(config: RunConfig, data: RunData, family: Family, pipe: Any) -> list[
     return lines + [f"{name}: {list(value.shape)}" for name, value in {**text, **batch["conditions"]}.items()]
 
 
-def steps(config: RunConfig, data: RunData) -> list[str]:
+def steps(config: RunConfig, sampler: Sampler) -> list[str]:
     """Lines on how long the run is."""
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    accumulation = config.train.gradient_accumulation_steps
-    per_step = config.train.batch_size * accumulation * processes
-    clips = len(data.train)
-    sampler = sampler_of(config, data.train, world_size=processes)
+    per_step, shares = sampler.batch_size, f"{sampler.parts} micro-steps x {sampler.world_size} processes"
+    at_once = "a pack" if config.data.pack else str(config.train.batch_size)
     return [
-        f"clips a step: {per_step} ({config.train.batch_size} x {accumulation} micro-steps x {processes} processes)",
-        f"steps an epoch: {clips / per_step:g} ({clips} clips)",
-        *bucket_notes(sampler),
+        f"clips a step: {per_step} ({at_once} x {shares})",
+        f"steps an epoch: {sampler.num_clips / per_step:g} ({sampler.num_clips} clips)",
+        *sampler.notes(),
         f"steps in all: {steps_in_all(config.train, sampler)}",
     ]

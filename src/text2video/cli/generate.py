@@ -31,6 +31,8 @@ def generate(
     opened: Opened = AS_USUAL,
     polishing: Polishing = AS_GIVEN,
     batch_size: PositiveInt = 1,
+    stream: bool = False,
+    window: PositiveInt | None = None,
     device: str = "auto",
     dtype: str = "auto",
     model_class: str | None = None,
@@ -51,6 +53,8 @@ def generate(
         save_frames: Also write each frame as a PNG.
         visualize: Also write frames side by side as a PNG, of each video and of all together.
         batch_size: Videos sampled together.
+        stream: Make and write each video block of frames by block, of any length; for causal models.
+        window: With stream: how many frames before it a frame depends on; without it, as many as in training.
         device: auto, cpu, cuda or mps.
         dtype: float32, bfloat16, float16 or auto.
         model_class: Your own class that the model is of, as module:Class.
@@ -63,6 +67,8 @@ def generate(
         raise UsageError("A prompt is empty. Say in it what the video shows.")
     if output_video:
         check_one_video(output_video, len(wanted) * sampling.num_videos_per_prompt)
+    extras = {"save_gif": save_gif, "save_frames": save_frames, "visualize": visualize}
+    check_stream(stream, window, [name for name, value in extras.items() if value], batch_size, output_video)
     model = model or ask_model()
 
     from ..families.imports import import_class
@@ -74,12 +80,14 @@ def generate(
     values = asdict(sampling)
     side, seed = values.pop("frame_size"), values.pop("seed")
     values |= {"height": sampling.height or side, "width": sampling.width or side}
-    extras = {"save_gif": save_gif, "save_frames": save_frames, "visualize": visualize}
     videos = Videos(model, device, dtype, opened.opening(), output_dir, output_video, extras, batch_size)
     for asked in [wanted] if wanted else asked_prompts():
         some = polishing(asked)
-        with progress("generating", "steps") as report:
-            for path in videos.make(some, Settings(**values, options=options.given(), seed=seed), report):
+        settings = Settings(**values, options=options.given(), seed=seed)
+        with progress("generating", "frames" if stream else "steps") as report:
+            for path in (
+                videos.stream(some, settings, report, window) if stream else videos.make(some, settings, report)
+            ):
                 say(path)
         seed += len(some) * sampling.num_videos_per_prompt
 
@@ -102,6 +110,23 @@ def check_one_video(path: Path, count: int) -> None:
         raise UsageError(
             f"{beside} stands where the settings of {path} belong, and it was not written by generate. "
             "Give the video another name."
+        )
+
+
+def check_stream(
+    stream: bool, window: int | None, extras: list[str], batch_size: int, output_video: Path | None
+) -> None:
+    """Whether what is asked for goes with frames that are written as they come, or without."""
+    if not stream:
+        if window is not None:
+            raise UsageError("--window says how far a stream looks back: add --stream, or leave it out.")
+        return
+    unfit = [f"--{name}" for name in extras] + ["--batch_size"] * (batch_size > 1)
+    unfit += ["--output_video with .gif"] * (output_video is not None and output_video.suffix.lower() == ".gif")
+    if unfit:
+        raise UsageError(
+            f"--stream writes the frames of one MP4 after another and keeps none, so it has no {', '.join(unfit)}. "
+            "Leave out one or the other."
         )
 
 

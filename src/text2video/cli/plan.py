@@ -138,7 +138,9 @@ def headline(config: RunConfig) -> str:
     from ..sizes import parse_all
 
     train, buckets = config.train, parse_all(config.data.buckets)
-    shape = config.data.shape if buckets == "auto" or not buckets else max(buckets, key=lambda b: b.pixels)
+    shape = config.data.shape
+    if buckets and not isinstance(buckets, str):
+        shape = max(buckets, key=lambda b: b.pixels)
     model = f"a model of its own ({config.model.kind})" if train.init_from is None else Path(train.init_from).name
     what = "an adapter of " if config.lora else ""
     batch = f"{train.batch_size} x {train.gradient_accumulation_steps} clips a step"

@@ -11,7 +11,7 @@ from .. import video
 from ..families.base import Opening
 from ..families.devices import choose_device, choose_dtype
 from ..families.opening import model_folder, open_model
-from ..generation import Generated, Settings, file_names, generate, save
+from ..generation import Recipe, Settings, file_names, generate, save, stream
 
 _ON_SHEET = 8  # frames of a video that the sheet of all shows
 
@@ -68,7 +68,14 @@ class Videos:
             video.contact_sheet(sheet, strips)
             yield sheet
 
-    def free(self, name: str, result: Generated | None = None) -> Path:
+    def stream(
+        self, prompts: Sequence[str], settings: Settings, report: Callable[[int, int], None], window: int | None
+    ) -> Iterator[Path]:
+        """As `make`, written while they are made; `report(done, total)` counts frames."""
+        for result in stream(self.family, self.pipe, prompts, settings, str(self.model), report, window):
+            yield from save(result, self.file or self.free(file_names([result.prompt])[0], result))
+
+    def free(self, name: str, result: Recipe | None = None) -> Path:
         """The path for a name, numbered where something else stands there; the very same video may be written again."""
         path, number = self.folder / name, 1
         while path in self.taken or not (may_be_written(path) or (result and is_same(path, result.metadata()))):

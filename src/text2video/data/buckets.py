@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from ..errors import DataError, UsageError
+from ..sizes import Bucket
 
 
 class BucketSampler:
@@ -69,19 +70,12 @@ class BucketSampler:
         self._permutations: dict[tuple[int, int], np.ndarray] = {}  # the latest, by (bucket, epoch)
         self._latest = self._epoch(0)
 
-    @property
-    def micro_batch(self) -> int:
-        """Clips in one part of a batch, of all processes together."""
-        return self.batch_size // self.parts
-
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        share = self.micro_batch // self.world_size
         k = self.start
         while True:
             batch = self.batch(k)
-            for first in range(0, len(batch), self.micro_batch):
-                own = first + self.rank * share
-                yield batch[own : own + share]
+            for own in self.shares(k):
+                yield batch[own.start : own.stop]
             k += 1
 
     def batch(self, k: int) -> list[tuple[int, int]]:
@@ -94,6 +88,13 @@ class BucketSampler:
         """The number of clips in batch k, of all processes together."""
         return len(self._stretch(k)[1])
 
+    def shares(self, k: int) -> list[range]:
+        """Where in batch k the clips of this process lie, a range for each part."""
+        size, part = self.size(k), self.batch_size // self.parts
+        own = part // self.world_size
+        firsts = range(self.rank * own, size, part)
+        return [range(first, min(first + own, size)) for first in firsts]
+
     def batches_before(self, epoch: int) -> int:
         """Batches in all epochs before this one."""
         return int(self._finished(epoch).sum())
@@ -102,6 +103,33 @@ class BucketSampler:
         """The epoch that batch k belongs to."""
         enough = (k + 1) * self.batch_size + 1  # by then even a bucket of one clip has made k + 1 batches
         return bisect_right(range(enough), k, key=self.batches_before) - 1
+
+    def steps(self, epochs: int) -> int:
+        """Batches until so many epochs are done."""
+        if self.last_batch == "smaller":
+            return self.batches_before(epochs)
+        return -(-epochs * self.num_clips // self.batch_size)
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether all batches have one shape."""
+        return len(self.buckets) == 1
+
+    def heaviest(self) -> tuple[str, list[int]]:
+        """In words what takes the most memory, and clips of it, as many as a process gets at once."""
+        largest = max(map(Bucket._make, self.buckets), key=lambda bucket: bucket.pixels)
+        clips, size = self.members[self.buckets.index(largest)], self.batch_size // self.parts // self.world_size
+        words = f"largest bucket, {largest.in_words()}, with --batch_size {size}"
+        return words, [int(clips[row % len(clips)]) for row in range(size)]
+
+    def notes(self) -> list[str]:
+        """In words how the clips lie in buckets, where there are several."""
+        notes = []
+        for bucket, clips in sorted(zip(self.buckets, self.sizes.tolist(), strict=True)):
+            steps = clips / self.batch_size if self.last_batch == "wait" else -(-clips // self.batch_size)
+            few = f", fewer than the {self.batch_size} of a step: a step has some of them twice" if steps < 1 else ""
+            notes.append(f"bucket {Bucket(*bucket).in_words()}: {clips} clips, {steps:.4g} steps an epoch{few}")
+        return notes if len(notes) > 1 else []
 
     def _finished(self, epoch: int) -> np.ndarray:
         """How many batches each bucket has made before an epoch."""

@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rich.console import Console, Group
 from rich.table import Table
@@ -17,7 +17,7 @@ from rich.text import Text
 
 from .. import video
 from ..errors import UsageError
-from ..sizes import ALL, AUTO, Bucket, ShapeRules
+from ..sizes import ALL, Bucket, ShapeRules, Way
 from ..video import Short, VideoInfo
 from .caption_checks import CaptionReader, FitJudge, flags_of_captions, flags_of_fit
 from .check_cache import CheckCache
@@ -163,7 +163,7 @@ def check(
     height: int = 64,
     width: int = 64,
     short: Short = "repeat_last",
-    buckets: Sequence[Bucket] | Literal["auto"] = (),
+    buckets: Sequence[Bucket] | Way = (),
     upscale: bool = False,
     rules: ShapeRules = ALL,
     timeout: float = 60.0,
@@ -202,7 +202,7 @@ def check(
     if unknown := sorted(set(drop) - KINDS.keys()):
         raise UsageError(f"There is no flag {', '.join(unknown)} to drop clips by. The flags are {', '.join(KINDS)}.")
     wanted, default = _Wanted(num_frames, fps, height, width, short), Bucket(num_frames, height, width)
-    for bucket in buckets if buckets and buckets != AUTO else [default]:
+    for bucket in buckets if buckets and not isinstance(buckets, str) else [default]:
         rules.check(bucket)
     found = _examine(manifest.clips, cache, thumbnails, timeout, workers, on_done)
     infos = [info if isinstance(info := found[clip.id][0], VideoInfo) else None for clip in manifest.clips]

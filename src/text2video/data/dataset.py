@@ -93,7 +93,7 @@ class TextVideoDataset(Dataset[dict[str, Any]]):
             raise DataError(f"{len(buckets)} buckets are given for {len(self.clips)} clips. Give one for each clip.")
         numbers: dict[tuple[int, int, int], int] = {}
         own = buckets if buckets is not None else map(self._size, clips)
-        self._bucket = np.fromiter((numbers.setdefault(b, len(numbers)) for b in own), np.uint16)  # by index
+        self._bucket = np.fromiter((numbers.setdefault(b, len(numbers)) for b in own), np.int32)  # by index
         self._buckets = list(numbers)
         self.fps = fps
         self.seed = seed

@@ -5,11 +5,10 @@ little and keeps detail. Clips are rows of arrays here, so that a million take s
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 
-from ..sizes import ALL, AUTO, Bucket, Rule, ShapeRules
+from ..sizes import ALL, Bucket, Rule, ShapeRules, Way
 from ..video import VideoInfo
 from .clips import Clip
 
@@ -25,7 +24,7 @@ _WIDEST = 4.0  # times as wide as high, or as high as wide
 def plan(
     clips: Sequence[Clip],
     infos: Sequence[VideoInfo | None],
-    buckets: Sequence[Bucket] | Literal["auto"],
+    buckets: Sequence[Bucket] | Way,
     default: Bucket,
     *,
     fps: float | None = None,
@@ -36,7 +35,8 @@ def plan(
 
     Args:
         buckets: to choose from; none: every clip gets `default`, a picture one frame of it, enlarged or not; "auto":
-            derived from the clips, with the frames and pixels of `default` as the most.
+            derived from the clips, with the frames and pixels of `default` as the most; "native": each clip gets its
+            own, see `native`.
         fps: frames a second that clips are sampled at; None is evenly over each.
         rules: what the model can take. Pictures are left out where it cannot take one frame.
     """
@@ -44,7 +44,12 @@ def plan(
     extents = np.array([extent(clips[n], info, fps) for n in known if (info := infos[n])], np.int32).reshape(-1, 3)
     pictures = np.array([clips[number].is_picture for number in known], bool)
     places: list[Bucket | str | None] = [None] * len(clips)
-    if buckets == AUTO:
+    if buckets == "native":
+        for row, number in enumerate(known):
+            own = Bucket(*extents[row].tolist())
+            places[number] = native(own, bool(pictures[row]), default, rules, upscale)
+        return places
+    if buckets == "auto":
         taken = ~pictures | (rules.frames.broken(1) == "")
         buckets = derive(extents[taken], pictures[taken], default, rules, upscale) or [default]
     if buckets:
@@ -55,7 +60,7 @@ def plan(
     for row, number in enumerate(known):
         _, height, width = extents[row]
         if pictures[row] and (broken := rules.frames.broken(1)):
-            places[number] = f"a picture is a clip of one frame, and for this model 1 {broken}: leave pictures out"
+            places[number] = _no_picture(broken)
         elif numbers[row] < 0:
             places[number] = (
                 f"{width}x{height} pixels cover no bucket without being enlarged (the smallest is "
@@ -64,6 +69,34 @@ def plan(
         else:
             places[number] = table[numbers[row]]
     return places
+
+
+def native(own: Bucket, picture: bool, most: Bucket, rules: ShapeRules, upscale: bool = False) -> Bucket | str:
+    """A clip's own shape as a bucket, or in words why it has none.
+
+    It is shrunk where it has more pixels than `most`, keeping its aspect ratio, and frames over those of `most` are
+    left out; then every side is rounded down to what the rules allow.
+
+    Args:
+        own: of `extent`.
+        upscale: shapes below the smallest that the rules allow become that one; a clip that is shorter than the rules'
+            fewest frames always does.
+    """
+    shrink = min(1.0, (most.height * most.width / (own.height * own.width)) ** 0.5)
+    wanted = (min(own.frames, most.frames), own.height * shrink, own.width * shrink)
+    named = zip((rules.frames, rules.height, rules.width), wanted, strict=True)
+    frames, height, width = (rule.below(number + EPSILON) for rule, number in named)
+    if picture and (broken := rules.frames.broken(1)):
+        return _no_picture(broken)
+    if upscale:
+        height, width = height or rules.height.nearest(1)[0], width or rules.width.nearest(1)[0]
+    if height is None or width is None:
+        smallest = f"{rules.width.nearest(1)[0]}x{rules.height.nearest(1)[0]}"
+        return (
+            f"{own.width}x{own.height} pixels, shrunk to the area of {most.width}x{most.height}, are less than the "
+            f"smallest that the model takes, {smallest}: allow it to be enlarged with --upscale"
+        )
+    return Bucket(frames or rules.frames.nearest(1)[0], height, width)
 
 
 def extent(clip: Clip, info: VideoInfo, fps: float | None) -> tuple[int, int, int]:
@@ -126,6 +159,10 @@ def nearest(extents: np.ndarray, buckets: Sequence[Bucket], upscale: bool = Fals
         fits = np.isfinite(score[np.arange(len(best)), best])
         chosen[first : first + _CHUNK] = np.where(fits, np.array(longest_first)[best], -1)
     return chosen[kind_of]
+
+
+def _no_picture(broken: str) -> str:
+    return f"a picture is a clip of one frame, and for this model 1 {broken}: leave pictures out"
 
 
 def cropped(height: int, width: int, bucket: Bucket) -> float:

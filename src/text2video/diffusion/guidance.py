@@ -58,6 +58,7 @@ def sample(
     num_inference_steps: int | None = None,
     generator: torch.Generator | Sequence[torch.Generator] | None = None,
     on_step: Callable[[int, int, Tensor], None] | None = None,
+    shape: Sequence[int] | None = None,
 ) -> Tensor:
     """x_0 `[B, C, T, H, W]` float32, from noise of that shape.
 
@@ -67,6 +68,7 @@ def sample(
         prediction: what the model predicts, which may differ from what the scheduler takes.
         num_inference_steps: `default_steps` where none are given.
         on_step: called with (steps done, steps, x_t) after each step.
+        shape: (frames, height, width) that the schedule is for, where the noise is part of a longer video.
 
     Raises:
         UsageError: more steps than training timesteps.
@@ -77,7 +79,7 @@ def sample(
     steps = num_inference_steps or default_steps(scheduler)
     if not 0 < steps <= schedule.num_timesteps:
         raise UsageError(f"num_inference_steps is {steps}; this model has 1 to {schedule.num_timesteps} steps.")
-    shift = schedule.at_size(noise.shape[2:]).shift
+    shift = schedule.at_size(shape or noise.shape[2:]).shift
     mu = {"mu": math.log(shift)} if scheduler.config.get("use_dynamic_shifting") else {}
     _set_timesteps(scheduler, steps, noise.device, **mu)
     draws = "generator" in scheduler.step.__code__.co_varnames

@@ -16,13 +16,19 @@ from torch import Tensor
 
 from ..errors import UsageError
 from .schedules import PREDICTIONS, Schedule
+from .seeds import generator
 
 Predict = Callable[[Tensor, Tensor, dict[str, Any]], Any]
-"""(x_t `[B, C, T, H, W]`, t `[B]`, condition) -> prediction `[B, C, T, H, W]`, or whatever else a family answers."""
+"""(x_t `[B, C, T, H, W]`, t `[B]` or for each frame `[B, T]`, condition) -> prediction `[B, C, T, H, W]`, or whatever
+else a family answers."""
+PredictPack = Callable[[list[Tensor], Tensor, dict[str, Any]], list[Tensor]]
+"""The same of clips `[C, T, H, W]` of any shapes at once, with one timestep and one row of each condition for each."""
 
 
 def expand(values: Tensor, like: Tensor) -> Tensor:
-    """`[B]` -> `[B, 1, 1, 1, 1]`: the one place where time meets video."""
+    """`[B]` -> `[B, 1, 1, 1, 1]`, `[B, T]` -> `[B, 1, T, 1, 1]`: the one place where time meets video."""
+    if values.ndim == 2:
+        return values[:, None, :, *[None] * (like.ndim - 3)]
     return values.view(-1, *[1] * (like.ndim - 1))
 
 
@@ -83,6 +89,39 @@ class Objective(Protocol):
         ...
 
 
+def packed_loss(objective: Objective, predict: PredictPack, clips: Sequence[Batch], player: str) -> Tensor:
+    """The mean of the losses of several clips, each a batch of one, predicted all at once.
+
+    The objective is asked twice: first what it wants predicted for each clip, then, with the answers, for its loss. So
+    every objective can be packed that asks for one prediction, and draws nothing itself.
+
+    Raises:
+        UsageError: it asks for none, or for several.
+    """
+    asked: list[tuple[Tensor, Tensor, dict[str, Any]]] = []
+
+    def listen(x_t: Tensor, t: Tensor, condition: dict[str, Any]) -> Tensor:
+        asked.append((x_t, t, condition))
+        return x_t
+
+    with torch.no_grad():
+        for clip in clips:
+            objective.loss(listen, clip, player)
+    if len(asked) != len(clips):
+        raise UsageError(
+            f"{type(objective).__name__} asks for {len(asked) / len(clips):g} predictions of a clip, and packed clips "
+            "have one: leave out --pack."
+        )
+    x_t, t, conditions = zip(*asked, strict=True)
+    condition = {name: torch.cat([own[name] for own in conditions]) for name in conditions[0]}
+    answers = predict([one[0] for one in x_t], torch.cat(t), condition)
+    losses = [
+        objective.loss(lambda *_, found=answer[None]: found, clip, player)
+        for clip, answer in zip(clips, answers, strict=True)
+    ]
+    return torch.stack(losses).mean()
+
+
 class TextToVideoDiffusion:
     """Diffusion over video, given text: the training objective (Ho et al. 2020, 2022).
 
@@ -97,6 +136,10 @@ class TextToVideoDiffusion:
         shift: of the flow schedule.
         edge_weight: how much the error's differences between neighbouring pixels count besides the error itself. The
             best answer stays the same, as for every quadratic loss; outlines, a small part of it, are learned sooner.
+        forcing: "none": one noise level for all of a clip. "independent": one for each block of frames (diffusion
+            forcing: Chen et al. 2024, arXiv:2407.01392), and in every other clip all blocks before one of them are
+            clean, as where a video is streamed. Clean blocks are not learned from.
+        block: frames of such a block, of what is denoised.
     """
 
     def __init__(
@@ -111,11 +154,14 @@ class TextToVideoDiffusion:
         logit_std: float = 1.0,
         shift: float = 1.0,
         edge_weight: float = 0.0,
+        forcing: str = "none",
+        block: int = 1,
     ):
         for value, known in (
             (prediction, tuple(PREDICTIONS)),
             (weighting, ("uniform", "min_snr")),
             (timesteps, ("uniform", "logit_normal")),
+            (forcing, ("none", "independent")),
         ):
             if value not in known:
                 raise UsageError(f"{value!r} is none of {', '.join(known)}.")
@@ -129,7 +175,7 @@ class TextToVideoDiffusion:
         self.schedule = schedule
         self.prediction, self.weighting, self.min_snr_gamma = prediction, weighting, min_snr_gamma
         self.timestep_distribution, self.logit_mean, self.logit_std = timesteps, logit_mean, logit_std
-        self.edge_weight = edge_weight
+        self.edge_weight, self.forcing, self.block = edge_weight, forcing, block
 
     def players(self, trainable: Iterable[Tensor]) -> dict[str, list[Tensor]]:
         """One player: everything that trains."""
@@ -140,7 +186,7 @@ class TextToVideoDiffusion:
         return True
 
     def timesteps(self, u: Tensor, shape: Sequence[int] = ()) -> Tensor:
-        """Timesteps `[B]` from uniform numbers u `[B]` in (0, 1), by inverse transform sampling.
+        """Timesteps from uniform numbers u in (0, 1), one for each, by inverse transform sampling.
 
         Args:
             shape: (frames, height, width) of what is denoised, for schedules that depend on it.
@@ -154,12 +200,12 @@ class TextToVideoDiffusion:
         return self.schedule.at_size(shape).timesteps(u)
 
     def add_noise(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """x_t `[B, C, T, H, W]` at timesteps t `[B]`."""
+        """x_t `[B, C, T, H, W]` at timesteps t `[B]` or `[B, T]`."""
         alpha, sigma = self.schedule.alpha_sigma(t)
         return expand(alpha, x_0) * x_0 + expand(sigma, x_0) * noise
 
     def weight(self, t: Tensor) -> Tensor:
-        """Loss weight `[B]`. Min-SNR clips the weight that each prediction puts on x_0's error at gamma."""
+        """Loss weight of each timestep. Min-SNR clips the weight that each prediction puts on x_0's error at gamma."""
         if self.weighting == "uniform":
             return torch.ones_like(t, dtype=torch.float32)
         alpha, sigma = self.schedule.alpha_sigma(t)
@@ -172,13 +218,37 @@ class TextToVideoDiffusion:
 
     def loss(self, predict: Predict, batch: Batch, player: str = "denoiser") -> Tensor:
         """The weighted mean squared error of the prediction, a scalar."""
-        t = self.timesteps(batch.u, batch.x_0.shape[2:])
+        if self.forcing == "independent":
+            u, learned = levels_of_blocks(batch.u, batch.x_0.shape[2], self.block)  # each [B, T]
+            t = self.timesteps(u, batch.x_0.shape[2:]) * learned
+            weight = torch.where(learned, self.weight(t), 0) / learned.float().mean(1, keepdim=True)
+        else:
+            t = self.timesteps(batch.u, batch.x_0.shape[2:])
+            weight = self.weight(t)[:, None]
         output = predict(self.add_noise(batch.x_0, batch.noise, t), t, batch.condition).float()
         alpha, sigma = (expand(level, batch.x_0) for level in self.schedule.alpha_sigma(t))
         wanted = target(self.prediction, batch.x_0, batch.noise, alpha, sigma)
         residual = output - wanted
-        error = residual.square().mean((1, 2, 3, 4))  # [B]
+        error = residual.square().mean((1, 3, 4))  # [B, T]
         if self.edge_weight:
             for axis in (-1, -2):
-                error = error + self.edge_weight * residual.diff(dim=axis).square().mean((1, 2, 3, 4))
-        return (self.weight(t) * error).mean()
+                error = error + self.edge_weight * residual.diff(dim=axis).square().mean((1, 3, 4))
+        return (weight * error).mean()
+
+
+def levels_of_blocks(u: Tensor, frames: int, block: int) -> tuple[Tensor, Tensor]:
+    """A noise level for each block of a clip's frames, and which frames are learned: `[B, frames]` in (0, 1), and bool.
+
+    The last block may have fewer frames. The others are clean, those before a block that is drawn, in every other clip.
+    Everything follows from u `[B]`, which is one of the levels itself.
+    """
+    blocks = -(-frames // block)
+    levels, first = torch.empty(len(u), blocks), torch.zeros(len(u), 1, dtype=torch.long)
+    for row, level in enumerate(u.tolist()):
+        draws = generator(int(level * 2**32))
+        levels[row] = torch.rand(blocks, generator=draws).clamp(1e-6, 1 - 1e-6)
+        clean = int(torch.randint(2 * blocks, (), generator=draws))
+        first[row] = clean if clean < blocks else 0
+        levels[row, first[row]] = level
+    own = torch.arange(frames) // block  # the block of each frame
+    return levels[:, own].to(u.device), (own >= first).to(u.device)

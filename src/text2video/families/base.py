@@ -1,9 +1,9 @@
 """Families: what the parts of one kind of model are, and how they are wired."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -225,7 +225,8 @@ class Family(Protocol):
     def predict(
         self, pipe: Any, modules: dict[str, nn.Module], x_t: Tensor, t: Tensor, condition: dict[str, Any]
     ) -> Tensor:
-        """The denoiser's prediction `[B, C, t, h, w]` at timesteps `[B]`."""
+        """The denoiser's prediction `[B, C, t, h, w]` at timesteps `[B]`; of those that are `streaming.is_causal` also
+        at one for each frame, `[B, t]`."""
         ...
 
     def sample(
@@ -259,4 +260,20 @@ class Family(Protocol):
 
     def save(self, pipe: Any, folder: Path) -> None:
         """Write the whole pipeline as a folder that `open` and plain diffusers read."""
+        ...
+
+
+@runtime_checkable
+class Streams(Protocol):
+    """A family with models that make a video while it is taken, of any length."""
+
+    def stream(
+        self, pipe: Any, prompt: str, generator: torch.Generator, window: int | None = None, **settings: Any
+    ) -> Iterator[Tensor]:
+        """The next frames `[3, T, H, W]` in [-1, 1].
+
+        Args:
+            window: how many frames before it a frame depends on.
+            settings: the fields of `Defaults`.
+        """
         ...

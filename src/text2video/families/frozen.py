@@ -17,7 +17,7 @@ from ..data.cache import Settings, content_mark, mark
 from ..errors import UsageError
 from ..models.codecs import OURS, Geometry
 from ..models.text import text_source, text_width
-from ..sizes import AUTO
+from ..sizes import parse_all
 from .opening import family_of, model_folder
 
 
@@ -131,7 +131,7 @@ def prepared_settings(config: RunConfig, frozen: Frozen, dtype: str, image_laten
     shapes: dict[str, Any] = {"buckets": data.buckets}
     if data.buckets:
         shapes |= {"upscale": data.upscale}
-    if data.buckets in ([], [AUTO]):  # buckets that are named leave these unused
+    if not data.buckets or isinstance(parse_all(data.buckets), str):  # buckets that are named leave these unused
         shapes |= {"num_frames": data.num_frames, "height": height, "width": width}
     sampled = {name: getattr(data, name) for name in ("fps", "short", "dataset_class")}
     codec = {name: marks[name] for name in ("codec", "codec_content")}

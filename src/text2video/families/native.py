@@ -1,6 +1,6 @@
 """Our own models as a family: a denoiser of pixels or latents and a text encoder, from scratch or from a folder."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -202,7 +202,8 @@ class NativeFamily:
     def predict(
         self, pipe: Any, modules: dict[str, nn.Module], x_t: Tensor, t: Tensor, condition: dict[str, Any]
     ) -> Tensor:
-        """The denoiser's prediction."""
+        """The denoiser's prediction; it is told the timesteps of frames for each of its tokens."""
+        t = t if t.ndim == 1 else t[:, :: pipe.denoiser.strides[0]]
         return modules[pipe.denoiser_name](x_t, t, **condition, return_dict=False)[0]
 
     def sample(
@@ -217,6 +218,13 @@ class NativeFamily:
         settings.pop("fps", None)  # it is the file's alone
         report = (lambda step, steps, _: on_step(step, steps)) if on_step else None
         return pipe.sample(prompts, generators, on_step=report, **settings)
+
+    def stream(
+        self, pipe: Any, prompt: str, generator: torch.Generator, window: int | None = None, **settings: Any
+    ) -> Iterator[Tensor]:
+        """See `TextToVideoPipeline.stream`."""
+        settings.pop("fps", None)
+        return pipe.stream(prompt, generator=generator, window=window, **settings)
 
     def adapt(self, pipe: Any, shape: Bucket, fps: float | None) -> None:
         """Shape and frame rate are written into the pipeline's configuration."""

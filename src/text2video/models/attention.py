@@ -5,11 +5,20 @@ Shape suffixes:
     N heads   D head width   C channels   E width of the text embedding
 """
 
+from collections.abc import Callable
+from itertools import product
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .layers import zeroed
+
+Core = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+"""(q `[B, L, N, D]`, k and v `[B, S, N, D]`, mask bool `[B, S]` or None) -> `[B, L, N, D]`: each query sees all keys of
+its row that the mask does not hide."""
+_Kernel = Callable[[Tensor, Tensor, Tensor, Tensor | None, bool], Tensor]
 
 
 def attention(
@@ -22,16 +31,20 @@ def attention(
     """
     if mask_BS is not None:
         v_BSND = v_BSND * mask_BS[:, :, None, None].to(v_BSND.dtype)
-    core = _explicit if _explicit_is_faster(q_BLND, k_BSND) else _fused
+    core = _fastest(q_BLND, k_BSND, mask_BS is not None or causal)
     return core(q_BLND, k_BSND, v_BSND, mask_BS, causal)
 
 
-def _explicit_is_faster(q_BLND: Tensor, k_BSND: Tensor) -> bool:
+def _fastest(q_BLND: Tensor, k_BSND: Tensor, masked: bool) -> _Kernel:
     # On a CPU the fused kernel is made for long sequences: over 16 frames its backward pass takes 3.5 times as
-    # long as the products written out, in bfloat16 12 times. Where the score matrix is small, write it out.
+    # long as the products written out, in bfloat16 12 times. Where the score matrix is small, write it out; in
+    # bfloat16 also where it is larger, piece by piece, up to where keeping it takes too much memory.
+    half, keys = q_BLND.dtype == torch.bfloat16, k_BSND.shape[1]
     if q_BLND.device.type != "cpu":
-        return False
-    return k_BSND.shape[1] <= (512 if q_BLND.dtype == torch.bfloat16 else 64)
+        return _fused
+    if half and not masked and 256 < keys <= 2048:
+        return _in_pieces
+    return _explicit if keys <= (512 if half else 64) else _fused
 
 
 def _explicit(q_BLND: Tensor, k_BSND: Tensor, v_BSND: Tensor, mask_BS: Tensor | None, causal: bool) -> Tensor:
@@ -48,6 +61,49 @@ def _explicit(q_BLND: Tensor, k_BSND: Tensor, v_BSND: Tensor, mask_BS: Tensor | 
         bias = _bias(mask_BS, q.dtype).repeat_interleave(heads, 0)[:, :, None]  # [B*N, S, 1]
         scores = torch.baddbmm(bias, k, q.mT)  # [B*N, S, L]
     return (scores.softmax(1).mT @ v).unflatten(0, (-1, heads)).transpose(1, 2)
+
+
+def _in_pieces(q_BLND: Tensor, k_BSND: Tensor, v_BSND: Tensor, *_: Any) -> Tensor:
+    q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (q_BLND, k_BSND, v_BSND))  # [B*N, L or S, D]
+    pieces: Any = _InPieces.apply(q, k, v)
+    return pieces.unflatten(0, (-1, q_BLND.shape[2])).transpose(1, 2)
+
+
+class _InPieces(torch.autograd.Function):
+    """`_explicit` over `[M, L, D]` in pieces of the scores that stay near the processor, forwards and backwards."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        k = k * q.shape[-1] ** -0.5
+        out, kept = torch.empty_like(q), []
+        for rows, queries in _pieces(q, k):
+            p = torch.bmm(k[rows], q[rows, queries].mT).softmax(1)  # [m, S, l]
+            out[rows, queries] = torch.bmm(p.mT, v[rows])
+            if any(ctx.needs_input_grad):
+                kept.append(p)
+        ctx.save_for_backward(q, k, v, *kept)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor):
+        (d_out,) = gradients
+        q, k, v, *kept = ctx.saved_tensors
+        dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        for (rows, queries), p in zip(_pieces(q, k), kept, strict=True):
+            d = d_out[rows, queries]
+            dv[rows].baddbmm_(p, d)
+            ds = torch._softmax_backward_data(torch.bmm(v[rows], d.mT), p, 1, p.dtype)  # [m, S, l]
+            dq[rows, queries] = torch.bmm(ds.mT, k[rows])
+            dk[rows].baddbmm_(ds, q[rows, queries])
+        return dq, dk * q.shape[-1] ** -0.5, dv
+
+
+def _pieces(q: Tensor, k: Tensor) -> list[tuple[slice, slice]]:
+    """Rows and queries of pieces of about two million scores each."""
+    queries = min(512, q.shape[1])
+    rows = max(1, 2**21 // (queries * k.shape[1]))
+    starts = product(range(0, len(q), rows), range(0, q.shape[1], queries))
+    return [(slice(row, row + rows), slice(first, first + queries)) for row, first in starts]
 
 
 def _fused(q_BLND: Tensor, k_BSND: Tensor, v_BSND: Tensor, mask_BS: Tensor | None, causal: bool) -> Tensor:

@@ -8,7 +8,7 @@ eight together, so they take 4k+1 or 8k+1 frames.
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -185,8 +185,7 @@ def encode(vae: Any, video: Tensor) -> Latents:
 @torch.no_grad()
 def decode(vae: Any, latents: Tensor) -> Tensor:
     """Normalised latents `[B, C, t, h, w]` -> videos `[B, 3, T, H, W]`, about in [-1, 1], float32."""
-    shift, scale = _normalisation(vae)
-    latents = (latents.float().to(vae.device) * scale + shift).to(vae.dtype)
+    latents = _as_encoded(vae, latents)
     if geometry_of(vae).first_alone:
         timestep = [latents.new_zeros(1)] if vae.config.get("timestep_conditioning") else []  # LTX's denoising decoder
         return torch.cat([vae.decode(one[None], *timestep).sample for one in latents]).float()
@@ -200,6 +199,33 @@ def decode(vae: Any, latents: Tensor) -> Tensor:
     return torch.stack(videos).float()
 
 
+def check_streams(geometry: Geometry) -> None:
+    """Whether an autoencoder decodes a video in parts.
+
+    Raises:
+        ModelError: it decodes whole videos only.
+    """
+    if geometry.kind not in (OURS[1], IMAGE):
+        raise ModelError(
+            f"The codec, a {geometry.kind}, decodes whole videos only, so a stream of its latents has no frames before "
+            f"its end. Stream a model of pixels, or of the latents of a {OURS[1]} or an {IMAGE}."
+        )
+
+
+@torch.no_grad()
+def decode_stream(vae: Any, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Normalised latents in chunks `[B, C, t, h, w]` -> the frames `[B, 3, T, H, W]` of `decode`, as they come.
+
+    Raises:
+        ModelError: it decodes whole videos only.
+    """
+    check_streams(geometry_of(vae))
+    if type(vae).__name__ == IMAGE:
+        yield from (decode(vae, chunk) for chunk in chunks)
+    else:
+        yield from (part.float() for part in vae.decode_stream(_as_encoded(vae, chunk) for chunk in chunks))
+
+
 def _encode_one(vae: Any, video: Tensor) -> tuple[Tensor, Tensor]:
     """`[3, T, H, W]` -> mean and log-variance `[C, t, h, w]`, as the autoencoder gives them."""
     if geometry_of(vae).first_alone:
@@ -208,6 +234,12 @@ def _encode_one(vae: Any, video: Tensor) -> tuple[Tensor, Tensor]:
     parts = [vae.encode(part).latent_dist for part in video.transpose(0, 1).split(_FRAMES)]
     mean, logvar = torch.cat([part.mean for part in parts]), torch.cat([part.logvar for part in parts])  # [T, C, h, w]
     return mean.transpose(0, 1).float(), logvar.transpose(0, 1).float()
+
+
+def _as_encoded(vae: Any, latents: Tensor) -> Tensor:
+    """Normalised latents as the autoencoder itself would have given them."""
+    shift, scale = _normalisation(vae)
+    return (latents.float().to(vae.device) * scale + shift).to(vae.dtype)
 
 
 def _normalisation(vae: Any) -> tuple[Tensor, Tensor]:

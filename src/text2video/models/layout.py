@@ -16,13 +16,10 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError
+from .attention import Core
 from .layers import depth_to_space, space_to_depth
 
 TIME_ATTENTION = ("factorised", "full", "causal")
-
-Core = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
-"""(q `[R, L, N, D]`, k and v `[R, S, N, D]`, mask bool `[R, S]` or None) -> `[R, L, N, D]`: each query sees all keys of
-its row that the mask does not hide."""
 
 Attend = Callable[[Core, Tensor, Tensor, Tensor], Tensor]
 """(core, q `[R, L, N, D]`, k and v of its tokens or of the texts) -> `[R, L, N, D]`: who sees whom, by calls of the

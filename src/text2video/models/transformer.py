@@ -5,8 +5,8 @@ The diffusion transformer of Peebles and Xie 2023 (arXiv:2212.09748) with adapti
 (Chen et al. 2023, arXiv:2310.00426), rotary positions of frame, row and column (Su et al. 2021, arXiv:2104.09864) and
 normalised queries and keys (Dehghani et al. 2023, arXiv:2302.05442).
 
-The shared modulation: a layer for each block would hold 6 of its 22 C^2 weights and yet add nothing to the products of
-a token. Shared, the same number of weights is a third more depth.
+The shared modulation: a layer of its own would hold 6 of a block's 20 C^2 weights on average, and yet add nothing to
+the products of a token. Shared, the same number of weights is 40% more depth.
 """
 
 import math
@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import ModelMixin
 from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
 from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.attention import AttentionMixin, AttentionModuleMixin
 from diffusers.models.attention_dispatch import dispatch_attention_fn
@@ -28,23 +29,27 @@ from torch import Tensor, nn
 from ..errors import ModelError
 from ..sizes import ShapeRules
 from .attention import attention
-from .layers import TimestepEmbedding, mean_token, zeroed
+from .fused import gated, modulated, normed_rotated
+from .layers import TimestepEmbedding, mean_token, sinusoid, zeroed
 from .layout import TIME_ATTENTION, Attend, Grid, Layout
+from .packing import Row
 
 # Parameters, within a tenth -> layers, heads, width of a head. Widths of 128 keep a GPU's attention kernels busier.
 SIZES: dict[str, dict[str, int]] = {
     name: {"num_layers": layers, "num_attention_heads": heads, "attention_head_dim": width}
     for name, layers, heads, width in (
         ("5M", 8, 3, 64),
-        ("30M", 12, 6, 64),
-        ("130M", 14, 12, 64),
-        ("450M", 20, 18, 64),
-        ("1B", 26, 12, 128),
-        ("3B", 28, 20, 128),
-        ("7B", 34, 28, 128),
-        ("14B", 34, 40, 128),
+        ("30M", 14, 6, 64),
+        ("130M", 16, 12, 64),
+        ("450M", 24, 18, 64),
+        ("1B", 30, 12, 128),
+        ("3B", 32, 20, 128),
+        ("7B", 38, 28, 128),
+        ("14B", 38, 40, 128),
     )
 }
+
+PLACE = 64  # sines and cosines of a row, and of a column
 
 
 @dataclass
@@ -67,6 +72,8 @@ class VideoTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, AttentionMixin
         time_attention: who sees whom: "full", "factorised" or "causal", see `Grid`. The weights are of the same kind
             in all three, so that one can start from another.
         causal_block: frames of tokens that see one another in causal attention.
+        text_interval: every so many blocks, from the first on, one looks at the text: with 2 and factorised attention
+            those of frames. The others save a quarter of their weights, and depth takes them.
         mlp_ratio: inner width of the feed-forward, in widths.
     """
 
@@ -87,6 +94,7 @@ class VideoTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, AttentionMixin
         patch_size: Sequence[int] = (1, 2, 2),
         time_attention: str = "full",
         causal_block: int = 1,
+        text_interval: int = 2,
         mlp_ratio: float = 4.0,
     ):
         super().__init__()
@@ -105,8 +113,10 @@ class VideoTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, AttentionMixin
         self.words = nn.Sequential(nn.Linear(cross_attention_dim, width), nn.GELU("tanh"), nn.Linear(width, width))
         self.rope = Rotation(attention_head_dim)
         self.enter = nn.Linear(patch * in_channels, width)
+        self.place_embedding = nn.Linear(2 * PLACE, width, bias=False)
         self.blocks = nn.ModuleList(
-            TransformerBlock(width, attention_head_dim, int(width * mlp_ratio)) for _ in range(num_layers)
+            TransformerBlock(width, attention_head_dim, int(width * mlp_ratio), layer % text_interval == 0)
+            for layer in range(num_layers)
         )
         self.table = nn.Parameter(torch.zeros(2 * width))
         self.leave = zeroed(nn.Linear(width, patch * out_channels))
@@ -120,6 +130,16 @@ class VideoTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, AttentionMixin
     def rules(self) -> ShapeRules:
         """The videos that it can take."""
         return ShapeRules.multiples(*self.strides)
+
+    def layout(self, sample: Tensor | Sequence[Tensor]) -> Layout:
+        """The layout of a batch of videos `[B, C, T, H, W]`, or of several of any sizes in one row.
+
+        Raises:
+            UsageError: frames, height or width are no multiples of `strides`.
+        """
+        if isinstance(sample, Tensor):
+            return self.grid(sample)
+        return Row.of([self.grid(clip[None]) for clip in sample])
 
     def grid(self, sample: Tensor) -> Grid:
         """The layout of a batch of videos `[B, C, T, H, W]`.
@@ -145,27 +165,32 @@ class VideoTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, AttentionMixin
         """The prediction for `sample` at `timestep`.
 
         Args:
-            sample: `x_t`, `[B, in_channels, T, H, W]`, or what `layout` takes.
+            sample: `x_t`, `[B, in_channels, T, H, W]`, or a list of B clips `[in_channels, T, H, W]` of any sizes: the
+                prediction is then such a list too. With a layout, what that takes.
             timestep: `[B]` or one for all, whole or fractional, from 0 (clean) to 1000 (noise); or one for each frame
                 of tokens, `[B, T / patch_size[0]]`.
             encoder_hidden_states: the text `[B, L, cross_attention_dim]`; without it no text is seen.
             encoder_attention_mask: bool `[B, L]`, true where there is text.
             added_embedding: `[B, width]`, what else is wanted, added to the embedding of the caption.
-            layout: how the sample lies as tokens, and who sees whom; None: `grid(sample)`. With another, timesteps and
-                texts are one for each of its clips.
+            layout: how the sample lies as tokens, and who sees whom; None: `self.layout(sample)`. With another,
+                timesteps and texts are one for each of its clips.
 
         Raises:
             UsageError: frames, height or width are no multiples of `strides`.
         """
-        layout = layout or self.grid(sample)
+        layout = layout or self.layout(sample)
         dtype = self.enter.weight.dtype
-        x = self.enter(layout.fold(sample).to(dtype))  # [R, L, C]
+        positions = layout.positions
+        # Rotation tells how far apart tokens are; where in the picture they are it does not. When is left to it alone,
+        # so that a video can be of any length.
+        places = self.place_embedding(sinusoid(positions[..., 1:], PLACE).flatten(-2).to(dtype))  # [1 or R, L, C]
+        x = self.enter(layout.fold(sample).to(dtype)) + places  # [R, L, C]
         text, mask = encoder_hidden_states, encoder_attention_mask
         mask = None if mask is None else mask.bool()
 
         timestep = torch.as_tensor(timestep, device=x.device)
         if not timestep.ndim:
-            timestep = timestep.expand(len(x))
+            timestep = timestep.expand(len(sample))
         embedding = self.time_embedding(timestep)  # [B, C] or [B, frames, C]
         wanted = added_embedding
         if text is not None:
@@ -177,7 +202,7 @@ class VideoTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, AttentionMixin
         if wanted is not None:
             embedding = embedding + (wanted if embedding.ndim == 2 else wanted[:, None])
         embedding = F.silu(embedding).flatten(0, -2)  # [timesteps, C]
-        context = Context(layout, self.modulation(embedding), self.rope(layout.positions), text, layout.words(mask))
+        context = Context(layout, self.modulation(embedding), self.rope(positions), text, layout.words(mask))
         for layer, block in enumerate(self.blocks.children()):
             x = self._run(block, x, context, layout.tokens(layer))
         shift, scale = (layout.rows(part) for part in (self.table + embedding.repeat(1, 2)).chunk(2, dim=1))
@@ -203,14 +228,14 @@ class Context:
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, attention to the text, and a feed-forward over `[R, L, C]`; it starts as the identity."""
+    """Self-attention, attention to the text or none, and a feed-forward over `[R, L, C]`; it starts as the identity."""
 
-    def __init__(self, width: int, head_dim: int, hidden: int):
+    def __init__(self, width: int, head_dim: int, hidden: int, reads: bool):
         super().__init__()
         self.table = nn.Parameter(torch.zeros(6 * width))
         self.attention = SelfAttention(width, head_dim)
-        self.text_norm = nn.LayerNorm(width)
-        self.text_attention = CrossAttention(width, head_dim)
+        self.text_norm = nn.LayerNorm(width) if reads else None
+        self.text_attention = CrossAttention(width, head_dim) if reads else None
         self.widen = nn.Linear(width, hidden)
         self.narrow = nn.Linear(hidden, width)
 
@@ -219,29 +244,14 @@ class TransformerBlock(nn.Module):
         parts = (self.table + context.modulation).chunk(6, dim=1)  # each [timesteps, C]
         shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = (context.layout.rows(part) for part in parts)
         x = gated(x, gate, self.attention(modulated(x, shift, scale), context.rotation, attend))
-        if context.text is not None:
+        if self.text_norm is not None and self.text_attention is not None and context.text is not None:
             x = x + self.text_attention(self.text_norm(x), context.text, context.words)
         hidden = F.gelu(self.widen(modulated(x, shift_mlp, scale_mlp)), approximate="tanh")
         return gated(x, gate_mlp, self.narrow(hidden))
 
 
-def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Layer norm of `[R, L, C]`, then a scale and a shift for each group of tokens, `[G, C]`."""
-    normed = F.layer_norm(x, x.shape[-1:], eps=1e-6)
-    return torch.addcmul(_grouped(shift, x), _in_groups(normed, scale), 1 + _grouped(scale, x)).view(x.shape)
-
-
-def gated(x: Tensor, gate: Tensor, change: Tensor) -> Tensor:
-    """`x` `[R, L, C]`, and a change that each group of tokens takes as far as its gate `[G, C]` says."""
-    return torch.addcmul(_in_groups(x, gate), _grouped(gate, x), _in_groups(change, gate)).view(x.shape)
-
-
-def _in_groups(x: Tensor, values: Tensor) -> Tensor:
-    return x.reshape(len(values), -1, x.shape[-1])  # [G, tokens of a group, C]
-
-
-def _grouped(values: Tensor, x: Tensor) -> Tensor:
-    return values[:, None].to(x.dtype)  # [G, 1, C]
+# diffusers' caches of whole blocks ask here where a block's tokens are.
+TransformerBlockRegistry.register(TransformerBlock, TransformerBlockMetadata(return_hidden_states_index=0))
 
 
 class Processor:
@@ -281,14 +291,14 @@ class SelfAttention(nn.Module, AttentionModuleMixin):
         super().__init__()
         self.head_dim = head_dim
         self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.q_norm = nn.RMSNorm(head_dim, eps=1e-6)
-        self.k_norm = nn.RMSNorm(head_dim, eps=1e-6)
+        self.q_norm = nn.Parameter(torch.ones(head_dim))
+        self.k_norm = nn.Parameter(torch.ones(head_dim))
         self.out = nn.Linear(width, width)
         self.processor: Any = Processor()
 
     def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, -1, self.head_dim)).unbind(2)  # each [R, L, N, D]
-        q, k = rotated(self.q_norm(q), *rotation), rotated(self.k_norm(k), *rotation)
+        q, k = normed_rotated(q, self.q_norm, rotation), normed_rotated(k, self.k_norm, rotation)
         return self.out(attend(self.processor, q, k, v).flatten(2))  # [R, L, C]
 
 
@@ -305,15 +315,15 @@ class CrossAttention(nn.Module, AttentionModuleMixin):
         self.head_dim = head_dim
         self.q = nn.Linear(width, width, bias=False)
         self.kv = nn.Linear(width, 2 * width, bias=False)
-        self.q_norm = nn.RMSNorm(head_dim, eps=1e-6)
-        self.k_norm = nn.RMSNorm(head_dim, eps=1e-6)
+        self.q_norm = nn.Parameter(torch.ones(head_dim))
+        self.k_norm = nn.Parameter(torch.ones(head_dim))
         self.out = zeroed(nn.Linear(width, width))
         self.processor: Any = Processor()
 
     def forward(self, x: Tensor, text: Tensor, attend: Attend) -> Tensor:
-        q = self.q_norm(self.q(x).unflatten(-1, (-1, self.head_dim)))  # [R, L, N, D]
+        q = normed_rotated(self.q(x).unflatten(-1, (-1, self.head_dim)), self.q_norm)  # [R, L, N, D]
         k, v = self.kv(text).unflatten(-1, (2, -1, self.head_dim)).unbind(2)  # each [B, S, N, D]
-        return self.out(attend(self.processor, q, self.k_norm(k), v).flatten(2))  # [R, L, C]
+        return self.out(attend(self.processor, q, normed_rotated(k, self.k_norm), v).flatten(2))  # [R, L, C]
 
 
 class Rotation(nn.Module):
@@ -334,10 +344,3 @@ class Rotation(nn.Module):
             angles.append(positions[..., axis, None].float() * self.max_period**-exponents)  # [R, L, pairs]
         whole = torch.cat(angles, dim=-1)[:, :, None]  # [R, L, 1, D/2]
         return whole.cos(), whole.sin()
-
-
-def rotated(x_RLND: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Channels i and i + D/2 as a pair, turned by their angle: cosines and sines `[1 or R, L, 1, D/2]`."""
-    cos, sin = cos.to(x_RLND.dtype), sin.to(x_RLND.dtype)
-    first, second = x_RLND.chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)

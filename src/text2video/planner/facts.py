@@ -107,7 +107,7 @@ def facts_of(config: RunConfig) -> Facts:
         UsageError: the model cannot take videos of that shape.
     """
     shapes = parse_all(config.data.buckets)
-    buckets = [config.data.shape] if shapes == "auto" or not shapes else shapes
+    buckets = [config.data.shape] if isinstance(shapes, str) or not shapes else shapes
     video = max(buckets, key=lambda bucket: bucket.pixels)
     with torch.random.fork_rng(devices=[]), traceable():
         family = family_of(model_folder(config.train.init_from)) if config.train.init_from else None

@@ -5,6 +5,7 @@ sampling of previews and their decoding. Weights, optimiser states and averages 
 peak is that of the phase that needs the most.
 """
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from ..config import RunConfig
 from ..models.codecs import geometry_of, latent_bytes
+from ..models.transformer import VideoTransformer
 from ..training.build import choose_precision
 from ..training.optim import make_optimizer
 from ..training.recompute import can_recompute, recompute
@@ -101,7 +103,8 @@ def _plan(config: RunConfig, on_gpu: bool, clips: int | None, facts: Facts) -> P
     dtype = lower_type(config, on_gpu)
     if train.gradient_checkpointing:
         checkpoint(facts.learning)
-    step = trace_step(facts, train.batch_size, on_gpu, dtype)
+    at_once = micro_batch(config, facts)
+    step = trace_step(facts, at_once, on_gpu, dtype)
     states, workspace, update = trace_optimizer(config, facts)
     videos = 2 if config.preview.sample_steps else 0  # with the caption and without
     looked_at = max(videos, train.batch_size if config.data.val_fraction else 0, 1)
@@ -142,10 +145,10 @@ def _plan(config: RunConfig, on_gpu: bool, clips: int | None, facts: Facts) -> P
     memory = {name: size for name, size in (own | there | phases[worst]).items() if size}
     workers = WORKER * config.data.num_workers
     held = there["weights"] + there["frozen parts"] if on_gpu else (1 + KEPT) * sums[worst]
-    steps = steps_of(config, clips)
+    steps = steps_of(config, clips, at_once)
 
     micro = train.gradient_accumulation_steps
-    whole = step.work * micro + encoding.work * (micro * train.batch_size) + update
+    whole = step.work * micro + encoding.work * (micro * at_once) + update
     parts: dict[str, Work] = {}
     if steps:
         parts["training"] = whole * steps
@@ -159,6 +162,15 @@ def _plan(config: RunConfig, on_gpu: bool, clips: int | None, facts: Facts) -> P
             parts["previews"] = forward.work * (count * rounds * 2 / looked_at) + decoding.work * count
     disk = disk_of(config, facts, states, clips, steps)
     return Plan(on_gpu, memory, sums, PROCESS + workers + held, disk, whole, parts, steps, tuple(notes))
+
+
+def micro_batch(config: RunConfig, facts: Facts) -> int:
+    """Clips that a micro-step holds; of packed ones, as many of the largest size as fill a pack."""
+    strides = next((part.strides for part in facts.learning.values() if isinstance(part, VideoTransformer)), None)
+    if config.data.pack is None or strides is None:
+        return config.train.batch_size
+    tokens = math.prod(size // step for size, step in zip(facts.latents[1:], strides, strict=True))
+    return max(1, round(config.data.pack / tokens))
 
 
 def fewer_bits(config: RunConfig, facts: Facts) -> int:
@@ -253,13 +265,13 @@ def _codec(facts: Facts, run: Any, on_gpu: bool) -> Traced:
     return trace(run, facts.tensors, on_gpu=on_gpu) if run else Traced(0, 0, 0, 0, Work())
 
 
-def steps_of(config: RunConfig, clips: int | None) -> int | None:
-    """Steps of the run; None where its data is not known."""
+def steps_of(config: RunConfig, clips: int | None, at_once: int) -> int | None:
+    """Steps of the run, where a micro-step holds so many clips; None where its data is not known."""
     train = config.train
     if clips is None:
         return train.max_steps
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    per_step = train.batch_size * train.gradient_accumulation_steps * processes
+    per_step = at_once * train.gradient_accumulation_steps * processes
     kept = clips - round(clips * config.data.val_fraction)
     steps = -(-train.num_epochs * kept // per_step)
     return min(steps, train.max_steps or steps)

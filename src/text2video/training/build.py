@@ -1,6 +1,7 @@
 """A run's parts from its configuration: family, pipeline, objective, length, precision."""
 
 import logging
+import math
 import shutil
 from dataclasses import replace
 from importlib.util import find_spec
@@ -12,7 +13,6 @@ from torch import nn
 from transformers import AutoTokenizer
 
 from ..config import RunConfig, TrainConfig
-from ..data.buckets import BucketSampler
 from ..data.cache import Cache
 from ..diffusion.objectives import Objective, TextToVideoDiffusion
 from ..errors import UsageError
@@ -27,7 +27,10 @@ from ..families.opening import family_of, model_folder
 from ..models.codecs import Geometry
 from ..models.discriminator import PatchDiscriminator
 from ..models.perceptual import ClipFeatures, LaplacianFeatures
+from ..models.transformer import VideoTransformer
 from ..sizes import Bucket, ShapeRules
+from ..streaming import block_of, is_causal
+from .data import Sampler
 from .reconstruction import Reconstruction
 
 logger = logging.getLogger("text2video")
@@ -145,6 +148,7 @@ def build(
         logit_mean=diffusion.logit_mean,
         logit_std=diffusion.logit_std,
         edge_weight=diffusion.edge_weight,
+        **(forced(family, pipe) if diffusion.forcing == "independent" else {}),
     )
     return family, pipe, objective
 
@@ -177,6 +181,21 @@ def build_autoencoder(config: RunConfig, base: Base | None, begun: Path | None) 
         settings.adversarial_start,
     )
     return family, pipe, objective
+
+
+def forced(family: Family, pipe: Any) -> dict[str, Any]:
+    """What the objective is told where blocks of frames have noise levels of their own.
+
+    Raises:
+        UsageError: the denoiser knows one level for all frames only.
+    """
+    (model, *others) = family.denoisers(pipe).values()
+    if others or not is_causal(model):
+        raise UsageError(
+            f"--forcing independent gives each block of frames its own noise level, and a {type(model).__name__} like "
+            "this one has no such blocks. Choose --kind transformer --time_attention causal, or leave it out."
+        )
+    return {"forcing": "independent", "block": block_of(model)}
 
 
 def learning(config: RunConfig, family: Family, pipe: Any) -> dict[str, nn.Module]:
@@ -231,12 +250,26 @@ def check_prepared(config: RunConfig, cache: Cache) -> Frozen:
     return frozen
 
 
-def steps_in_all(config: TrainConfig, sampler: BucketSampler) -> int:
+def steps_in_all(config: TrainConfig, sampler: Sampler) -> int:
     """Steps of a run: its epochs, or `max_steps` if that is less. Each step is one of the sampler's batches."""
-    epochs = -(-config.num_epochs * sampler.num_clips // sampler.batch_size)
-    if config.last_batch == "smaller":
-        epochs = sampler.batches_before(config.num_epochs)
+    epochs = sampler.steps(config.num_epochs)
     return min(epochs, config.max_steps or epochs)
+
+
+def tokens_of(family: Family, pipe: Any, shape: Bucket) -> int:
+    """How many tokens a video of a shape is in the denoiser.
+
+    Raises:
+        UsageError: the denoiser takes no packed clips.
+    """
+    kinds = [type(denoiser).__name__ for denoiser in family.denoisers(pipe).values()]
+    if not isinstance(denoiser := getattr(pipe, "transformer", None), VideoTransformer):
+        raise UsageError(
+            f"--pack needs a model that takes clips of different sizes in one row: --kind transformer. This one "
+            f"is a {' and a '.join(kinds)}. Leave out --pack; --buckets sorts clips by size for it."
+        )
+    sizes = pipe.geometry.latent_shape(shape) if pipe.geometry else shape
+    return math.prod(size // step for size, step in zip(sizes, denoiser.strides, strict=True))
 
 
 def choose_precision(name: str, device: str) -> str:

@@ -19,12 +19,15 @@ from ..data.checks import check
 from ..data.clips import Clip, split
 from ..data.dataset import TextVideoDataset, to_float
 from ..data.layouts import read_layout
+from ..data.packing import PackSampler
 from ..data.shapes import ShapesDataset
 from ..errors import DataError
 from ..families.base import Family
 from ..families.imports import construct, import_class
 from ..models.codecs import Latents
 from ..sizes import ALL, Bucket, ShapeRules, parse_all
+
+Sampler = BucketSampler | PackSampler
 
 
 @dataclass
@@ -110,28 +113,35 @@ def open_data(
     return RunData(train, val, captions, [counted, *manifest.notes, *left_out], shape, known)
 
 
-def sampler_of(config: RunConfig, dataset: Any, rank: int = 0, world_size: int = 1) -> BucketSampler:
-    """The order of a run's clips. Each step is one batch, whatever number of micro-steps and processes share it."""
-    train = config.train
+def sampler_of(
+    config: RunConfig, dataset: Any, tokens: Callable[[Bucket], int], rank: int = 0, world_size: int = 1
+) -> Sampler:
+    """The order of a run's clips. Each step is one batch, whatever number of micro-steps and processes share it.
+
+    Args:
+        tokens: how long a video of a shape is for the model; asked where clips are packed.
+    """
+    train, shapes = config.train, [Bucket(*dataset.shape(index)) for index in range(len(dataset))]
+    parts = train.gradient_accumulation_steps
+    if config.data.pack:
+        lengths = {shape: tokens(shape) for shape in set(shapes)}
+        return PackSampler(
+            [lengths[shape] for shape in shapes],
+            config.data.pack,
+            seed=config.seed,
+            rank=rank,
+            world_size=world_size,
+            parts=parts,
+        )
     return BucketSampler(
-        [dataset.shape(index) for index in range(len(dataset))],
-        train.batch_size * train.gradient_accumulation_steps * world_size,
+        shapes,
+        train.batch_size * parts * world_size,
         seed=config.seed,
         rank=rank,
         world_size=world_size,
-        parts=train.gradient_accumulation_steps,
+        parts=parts,
         last_batch=train.last_batch,
     )
-
-
-def bucket_notes(sampler: BucketSampler) -> list[str]:
-    """In words how the clips lie in buckets, where there are several."""
-    notes = []
-    for bucket, clips in sorted(zip(sampler.buckets, sampler.sizes.tolist(), strict=True)):
-        steps = clips / sampler.batch_size if sampler.last_batch == "wait" else -(-clips // sampler.batch_size)
-        few = f", fewer than the {sampler.batch_size} of a step: a step has some of them twice" if steps < 1 else ""
-        notes.append(f"bucket {Bucket(*bucket).in_words()}: {clips} clips, {steps:.4g} steps an epoch{few}")
-    return notes if len(notes) > 1 else []
 
 
 def open_prepared(config: DataConfig, folder: Path, seed: int, rules: ShapeRules) -> RunData:
@@ -179,13 +189,13 @@ def tensors_of(items: Mapping[str, Any]) -> list[str]:
     return [name for name in items if name in ("video", "mean", "logvar") or name.startswith("image_")]
 
 
-def batches(dataset: Any, sampler: BucketSampler, num_workers: int) -> Iterator[dict[str, Any]]:
-    """This process's parts of the sampler's batches, without end, each of one shape."""
+def batches(dataset: Any, sampler: Sampler, num_workers: int) -> Iterator[list[dict[str, Any]]]:
+    """This process's parts of the sampler's batches, without end, see `grouped`."""
     loader = DataLoader(
         dataset,
         batch_sampler=sampler,  # pyright: ignore[reportArgumentType] - yields (index, epoch) pairs
         num_workers=num_workers,
-        collate_fn=collate,
+        collate_fn=partial(grouped, apart=isinstance(sampler, PackSampler)),
         pin_memory=torch.cuda.is_available(),
         # The loader draws its workers' seed: from its own generator, not from the one that dropout uses.
         generator=torch.Generator(),
@@ -197,6 +207,11 @@ def batches(dataset: Any, sampler: BucketSampler, num_workers: int) -> Iterator[
 def _ignore_interrupt(worker: int) -> None:
     # Ctrl-C reaches every process of a terminal; the run itself decides when its loaders end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def grouped(items: Sequence[dict[str, Any]], apart: bool) -> list[dict[str, Any]]:
+    """Items as batches of one shape: one of them all, or, where they lie apart, one of each."""
+    return [collate([item]) for item in items] if apart else [collate(items)]
 
 
 def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:

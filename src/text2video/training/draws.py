@@ -6,16 +6,11 @@ draws the same whether one process holds it or several share it.
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from ..diffusion.seeds import generator
 from ..models.codecs import Latents
-
-
-def generator(*key: int) -> torch.Generator:
-    """A CPU generator for a key of non-negative numbers."""
-    return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
 
 
 def draw(

@@ -25,15 +25,25 @@ from torch import Tensor, nn
 
 from ..config import RunConfig
 from ..data.dataset import to_float
-from ..diffusion.objectives import Batch
+from ..diffusion.objectives import Batch, packed_loss
 from ..errors import Text2VideoError, TrainingError, UsageError
 from ..families import lora
 from ..families.devices import choose_device
 from ..families.opening import model_folder
 from ..families.precision import cast_layers
-from .build import HALF, build, choose_precision, has_compiler, learning, open_base, shape_rules, steps_in_all
+from .build import (
+    HALF,
+    build,
+    choose_precision,
+    has_compiler,
+    learning,
+    open_base,
+    shape_rules,
+    steps_in_all,
+    tokens_of,
+)
 from .checkpoint import Checkpoints, write_text, write_whole
-from .data import RunData, batches, bucket_notes, encoded, open_data, sampler_of
+from .data import RunData, batches, encoded, open_data, sampler_of
 from .draws import draw, draw_latents, generator
 from .ema import EMA
 from .embedding import embed_ahead
@@ -128,10 +138,10 @@ class Trainer:
         # A resumed run keeps its vocabulary, whatever became of the captions.
         steps = self.checkpoints.steps()
         begun = self.checkpoints.path(steps[-1]) / "model" if steps else None
-        self.sampler = sampler_of(config, self.data.train, rank, world)
         self.family, self.pipe, self.objective = build(
             config, self.data.captions, self.data.shape, self.base, begun, self.data.cache
         )
+        self.sampler = sampler_of(config, self.data.train, partial(tokens_of, self.family, self.pipe), rank, world)
         self.total_steps = steps_in_all(config.train, self.sampler)
         if begun is None and self.base is None:
             self.family.begin(self.pipe, self.some_videos)
@@ -201,7 +211,7 @@ class Trainer:
             write_text(config.output_dir / "run.yaml", config.to_yaml())
         self.accelerator.init_trackers(config.tracking.project)
         tracker = Tracker(config, self.accelerator, self.total_steps, done, self.sampler.batch_size)
-        for note in [*self.data.notes, *bucket_notes(self.sampler)]:
+        for note in [*self.data.notes, *self.sampler.notes()]:
             logger.info(note)
         if note := self.checkpoints.otherwise(done, self.sampler.batch_size):
             logger.warning(note)
@@ -274,22 +284,21 @@ class Trainer:
             if stop and not last:
                 raise KeyboardInterrupt
 
-    def step(self, step: int, stream: Iterator[dict[str, Any]]) -> tuple[dict[str, Tensor], Any]:
+    def step(self, step: int, stream: Iterator[list[dict[str, Any]]]) -> tuple[dict[str, Tensor], Any]:
         """One step: batch, loss, backward, clip, step, average."""
-        size, micro_batches = self.sampler.size(step), []
-        for first in range(0, size, self.sampler.micro_batch):
-            micro_batches.append(self.batch(step, first, size, next(stream)))
+        size = self.sampler.size(step)
+        micro_batches = [self.batch(step, own, size, next(stream)) for own in self.sampler.shares(step)]
         losses: dict[str, Tensor] = {}
         grad_norm = None
         for player, optimizer in self.optimizers.items():
             if not self.objective.plays(player, step):
                 continue
-            for micro, (batch, captions) in enumerate(micro_batches):
+            for micro, (parts, captions) in enumerate(micro_batches):
                 with self.synchronised(micro == len(micro_batches) - 1):
                     # dropout inside the model; it also depends on how samples are dealt out to processes
                     torch.manual_seed(generator(self.config.seed, 20, step, micro, self.rank).initial_seed())
                     # every clip of the step counts the same, also where its last batch is smaller
-                    loss = self.loss(player, batch, captions) / (size / (len(captions) * self.world))
+                    loss = self.loss(player, parts, captions) / (size / (len(captions) * self.world))
                     self.accelerator.backward(loss)
                 losses[f"{player}/loss"] = losses.get(f"{player}/loss", 0) + loss.detach()
             for group in optimizer.param_groups:
@@ -303,15 +312,27 @@ class Trainer:
         total = torch.stack(list(losses.values())).sum()
         return {"train/loss": total, **(losses if len(losses) > 1 else {})}, grad_norm
 
-    def batch(self, step: int, first: int, size: int, items: dict[str, Any]) -> tuple[Batch, list[str]]:
-        """Items of the loader as what the objective needs; some captions are emptied, for guidance.
+    def batch(
+        self, step: int, samples: range, size: int, groups: list[dict[str, Any]]
+    ) -> tuple[list[Batch], list[str]]:
+        """What the loader gave as what the objective needs: a batch of one shape, or packed clips as a batch each.
 
-        They are of the `size` samples of the step those from `first` on, shared among the processes.
+        Args:
+            samples: which they are of the `size` samples of the step.
         """
+        batches, captions, first = [], [], samples.start
+        for items in groups:
+            indices = range(first, first + len(items["captions"]))
+            batch, own = self._batch(step, indices, size, items)
+            batches.append(batch)
+            captions += own
+            first = indices.stop
+        return batches, captions
+
+    def _batch(self, step: int, indices: range, size: int, items: dict[str, Any]) -> tuple[Batch, list[str]]:
+        """Items of one shape; some captions are emptied, for guidance."""
         device = self.accelerator.device
         latents = encoded(self.family, self.pipe, items, device)
-        first += self.rank * len(latents.mean)
-        indices = range(first, first + len(latents.mean))
         x_0 = draw_latents(latents, [(self.config.seed, 11, step, index) for index in indices])
         noise, u, uniform = draw(self.config.seed, step, indices, size, x_0.shape[1:])
         dropout = self.config.data.caption_dropout
@@ -320,12 +341,17 @@ class Trainer:
         conditions = self.family.conditions(self.pipe, items, x_0, generators)
         return Batch(x_0, noise.to(device), u.to(device), conditions, step), captions
 
-    def loss(self, player: str, batch: Batch, captions: list[str]) -> Tensor:
-        """The player's loss on a batch, in the run's precision."""
+    def loss(self, player: str, batches: list[Batch], captions: list[str]) -> Tensor:
+        """The player's loss on one batch, or on packed clips, in the run's precision."""
         with self.accelerator.autocast():
             text = self.family.encode_text(self.pipe, self.modules, captions)
-            whole = replace(batch, condition={**text, **batch.condition})
-            return self.objective.loss(partial(self.family.predict, self.pipe, self.modules), whole, player)
+            predict: Any = partial(self.family.predict, self.pipe, self.modules)
+            if len(batches) == 1:
+                (batch,) = batches
+                return self.objective.loss(predict, replace(batch, condition={**text, **batch.condition}), player)
+            texts = ({name: value[n : n + 1] for name, value in text.items()} for n in range(len(batches)))
+            clips = [replace(b, condition={**own, **b.condition}) for b, own in zip(batches, texts, strict=True)]
+            return packed_loss(self.objective, predict, clips, player)
 
     def lr(self, step: int) -> float:
         """The learning rate of a step, as it is logged."""
