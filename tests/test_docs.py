@@ -194,9 +194,7 @@ def smaller(config: RunConfig) -> RunConfig:
 
 def tiny(config: RunConfig) -> list[str]:
     """The options that make a run small; a causal autoencoder takes 4k+1 frames, and has nothing of a U-Net."""
-    own = TINY_TRANSFORMER if config.model.kind == "transformer" else TINY
-    if config.model.kind == "vae":
-        own = [*TINY[: TINY.index("--model_channels")], *TINY[TINY.index("--text_width") :]]
+    own = {"transformer": TINY_TRANSFORMER, "vae": SHORT}.get(config.model.kind, TINY)
     return [*own, "--num_frames", "5"] if config.model.kind == "vae" or config.model.codec else own
 
 
