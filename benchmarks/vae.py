@@ -24,6 +24,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from machine import write_result
+from material import shot
 from PIL import Image
 from torch import Tensor
 
@@ -48,7 +49,7 @@ def main() -> None:
     parser.add_argument(
         "--only", choices=["train", "measure"], help="do one half: all clips, or what there is of the run"
     )
-    parser.add_argument("--picture", type=Path, help="also write a picture of three clips here")
+    parser.add_argument("--picture", type=Path, help="also write a picture here, of made clips that may be shown")
     options, flags = parser.parse_known_args()  # what is left over are flags of `text2video train`
 
     trained_on, kept_apart = split(options.clips / "manifest.csv")
@@ -110,7 +111,7 @@ def measure(
     for name, gain in gains.items():
         print(f"{name}: {gain['psnr']:.2f} dB ({gain['interval'][0]:.2f} to {gain['interval'][1]:.2f})")
     if picture:
-        draw(picture, clips, {name: ways[name][1] for name in ("VAE", resized, "PCA of patches")})
+        draw(picture, {name: ways[name][1] for name in ("VAE", resized, "PCA of patches")})
     config = RunConfig.load(run / "run.yaml")
     done = json.loads((run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])["step"]
     write_result(
@@ -238,11 +239,13 @@ def principal_components(videos: Tensor, channels: int) -> Callable[[Tensor], Te
     return through
 
 
-def draw(path: Path, clips: list[Tensor], ways: dict[str, Callable[[Tensor], Tensor]]) -> None:
-    """A row a clip: a frame from the middle, as it is and as it comes back each way."""
+def draw(path: Path, ways: dict[str, Callable[[Tensor], Tensor]]) -> None:
+    """A row a made clip: a frame from the middle, as it is and as it comes back each way."""
     rows = []
-    for clip in clips[:4]:
-        pictures = [clip[1:2], *(way(clip[1:2]) for way in ways.values())]
+    for seed in range(3):
+        frames = shot(np.random.default_rng(seed), FRAMES, speed=0.3, height=SIDE, width=SIDE)
+        clip = torch.from_numpy(frames.transpose(3, 0, 1, 2).copy())[None].float() / 127.5 - 1
+        pictures = [clip, *(way(clip) for way in ways.values())]
         rows.append(torch.cat([picture[0, :, FRAMES // 2 + 2] for picture in pictures], dim=2))  # [3, H, 4 W]
     pixels = ((torch.cat(rows, dim=1).clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
     Image.fromarray(pixels).save(path, quality=85)

@@ -193,10 +193,9 @@ def smaller(config: RunConfig) -> RunConfig:
 
 
 def tiny(config: RunConfig) -> list[str]:
-    """The options that make a run small; a causal autoencoder takes 4k+1 frames."""
-    own = TINY_TRANSFORMER if config.model.kind == "transformer" else TINY
-    causal = config.model.kind == "vae" or config.model.codec
-    return [*own, "--num_frames", "5"] if causal else own
+    """The options that make a run small; a causal autoencoder takes 4k+1 frames, and has nothing of a U-Net."""
+    own = {"transformer": TINY_TRANSFORMER, "vae": SHORT}.get(config.model.kind, TINY)
+    return [*own, "--num_frames", "5"] if config.model.kind == "vae" or config.model.codec else own
 
 
 def scaled(verb: str, tokens: list[str]) -> list[str]:

@@ -65,14 +65,19 @@ def test_training_beats_the_principal_components_that_it_starts_from(tmp_path):
     assert error["end"] < 0.9 * error["start"]
 
 
-def test_a_run_starts_from_principal_components(tmp_path):
+def test_a_run_starts_better_than_principal_components(tmp_path):
     trainer = Trainer(config_of(tmp_path))
-    pipe, clips = trainer.pipe, torch.stack([trainer.data.train[index]["video"] for index in range(12)])
-    rest = clips[:, :, 1:].reshape(12, 3, 4, 2, 8, 2, 8).permute(0, 3, 5, 1, 2, 4, 6).reshape(48, -1)
+    clips = torch.stack([trainer.data.train[index]["video"] for index in range(12)])
+
+    def patches(videos: torch.Tensor) -> torch.Tensor:
+        cut = videos[:, :, 1:].reshape(12, 3, 4, 2, 8, 2, 8).permute(0, 3, 5, 1, 2, 4, 6)
+        return cut.reshape(48, -1)
+
+    rest = patches(clips)
     axes = torch.linalg.svd(rest - rest.mean(0)).Vh[:4]
-    wanted = (rest - rest.mean(0)) @ axes.T @ axes + rest.mean(0)
-    given_back = pipe(clips)[:, :, 1:].reshape(12, 3, 4, 2, 8, 2, 8).permute(0, 3, 5, 1, 2, 4, 6).reshape(48, -1)
-    assert torch.allclose(given_back, wanted.clamp(-1, 1), atol=1e-3)
+    principal = (rest - rest.mean(0)) @ axes.T @ axes + rest.mean(0)
+    error = [(found - rest).square().mean() for found in (patches(trainer.pipe(clips)), principal.clamp(-1, 1))]
+    assert error[0] < error[1]
 
 
 def test_the_discriminator_plays_from_its_step_on(unbroken):
