@@ -5,8 +5,9 @@ from typing import get_origin
 
 import pytest
 
-from text2video.config import ALIASES, BARE, FLAGS, RunConfig, ShapesConfig
+from text2video.config import ALIASES, BARE, FLAGS, RunConfig
 from text2video.errors import UsageError
+from text2video.sections import ShapesConfig
 from text2video.values import PRESETS
 
 REPOSITORY = Path(__file__).parents[1]

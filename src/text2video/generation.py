@@ -135,7 +135,7 @@ def stream(
     Args:
         model: as of `generate`.
         on_frame: called with (frames, of how many in all videos).
-        window: how many frames before it a frame depends on; None: as many as the model was trained on.
+        window: how many frames before it a block sees; None: as many as the model was trained on.
 
     Raises:
         UsageError: no prompts, or a model that cannot do it.

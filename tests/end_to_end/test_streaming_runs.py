@@ -92,6 +92,8 @@ def test_generate_writes_a_stream(trained, tmp_path, capsys):
 def test_what_has_no_blocks_is_refused(tiny, tiny_model):
     with pytest.raises(UsageError, match=r"only causal transformers have such blocks.*--time_attention causal"):
         tiny("--forcing", "independent")
+    with pytest.raises(UsageError, match=r"data.pack has one noise level for a clip"):
+        RunConfig.build({"model": CAUSAL}, [*RUN, "--pack", "512"])
     with pytest.raises(UsageError, match=r"UNet3D like this one has no such blocks"):
         train(tiny("--forcing", "independent", "--init_from", str(tiny_model)))
     with pytest.raises(UsageError, match=r"a UNet3D, makes a video as a whole"):

@@ -52,7 +52,7 @@ def make_result(prompts, checks):
     scene, _ = shapes.make_clip(0)
     frames = shapes.render(scene, 8, 32, 32)
     rows = [Row(p, i, c, all(c.values())) for i, (p, c) in enumerate(zip(prompts, checks, strict=True))]
-    shown = [Generated(frames, row.prompt, row.seed, Settings(), "m") for row in rows]
+    shown = [Generated(row.prompt, row.seed, Settings(), "m", frames) for row in rows]
     used = {"scheduler": "Euler", "num_inference_steps": 20, "guidance_scale": 2.0, "fps": 8.0}
     used |= {"num_frames": 8, "width": 32, "height": 32}
     return ShapesResult(

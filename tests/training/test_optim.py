@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from text2video.config import OptimConfig
 from text2video.errors import UsageError
+from text2video.sections import OptimConfig
 from text2video.training.muon import Muon, orthogonal
 from text2video.training.optim import learning_rate, make_optimizer
 

@@ -54,7 +54,7 @@ def generate(
         visualize: Also write frames side by side as a PNG, of each video and of all together.
         batch_size: Videos sampled together.
         stream: Make and write each video block of frames by block, of any length; for causal models.
-        window: With stream: how many frames before it a frame depends on; without it, as many as in training.
+        window: With stream: how many frames before it a block sees; without it, as many as in training.
         device: auto, cpu, cuda or mps.
         dtype: float32, bfloat16, float16 or auto.
         model_class: Your own class that the model is of, as module:Class.

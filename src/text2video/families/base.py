@@ -273,7 +273,7 @@ class Streams(Protocol):
         """The next frames `[3, T, H, W]` in [-1, 1].
 
         Args:
-            window: how many frames before it a frame depends on.
+            window: how many frames before it a block sees.
             settings: the fields of `Defaults`.
         """
         ...

@@ -9,7 +9,6 @@ from diffusers.utils import logging
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer
 
-from ..config import FIELDS
 from ..diffusion.guidance import default_steps
 from ..diffusion.schedules import AutoFlow, Schedule
 from ..errors import UsageError
@@ -19,6 +18,7 @@ from ..models.text import BuiltinTextModel, TextEncoder, padded, text_width
 from ..models.transformer import SIZES, VideoTransformer
 from ..models.unet3d import UNet3D
 from ..pipelines import DENOISERS, TextToVideoPipeline, leave_on_disk, save
+from ..sections import FIELDS
 from ..sizes import Bucket, ShapeRules
 from .base import AS_USUAL, Defaults, Opening, Task
 from .devices import placed
@@ -26,7 +26,8 @@ from .frozen import on_disk
 from .imports import import_class
 
 if TYPE_CHECKING:
-    from ..config import DiffusionConfig, ModelConfig, RunConfig, TextConfig
+    from ..config import RunConfig
+    from ..sections import DiffusionConfig, ModelConfig, TextConfig
 
 # `model.kind` -> the architecture, and what it is called in a pipeline.
 ARCHITECTURES: dict[str, tuple[type, str]] = {

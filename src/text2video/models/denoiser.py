@@ -46,7 +46,7 @@ class Denoiser(ModelMixin, ConfigMixin, PeftAdapterMixin):
         """The videos that it can take."""
         return ShapeRules.multiples(*self.strides)
 
-    def _run(self, block: nn.Module, *inputs: Tensor | None) -> Tensor:
+    def _run(self, block: nn.Module, *inputs: Any) -> Tensor:
         if self._gradient_checkpointing_func and self.gradient_checkpointing and torch.is_grad_enabled():
             return self._gradient_checkpointing_func(block, *inputs)
         return block(*inputs)

@@ -16,19 +16,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers import ModelMixin
-from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
-from diffusers.loaders import PeftAdapterMixin
 from diffusers.models.attention import AttentionMixin, AttentionModuleMixin
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.cache_utils import CacheMixin
-from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
 from ..errors import ModelError
-from ..sizes import ShapeRules
 from .attention import attention
+from .denoiser import Denoiser, DenoiserOutput
 from .fused import gated, modulated, normed_rotated
 from .layers import TimestepEmbedding, mean_token, sinusoid, zeroed
 from .layout import TIME_ATTENTION, Attend, Grid, Layout
@@ -52,14 +48,7 @@ SIZES: dict[str, dict[str, int]] = {
 PLACE = 64  # sines and cosines of a row, and of a column
 
 
-@dataclass
-class VideoTransformerOutput(BaseOutput):
-    """`sample`: the prediction `[B, out_channels, T, H, W]`."""
-
-    sample: Tensor
-
-
-class VideoTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, AttentionMixin, CacheMixin):
+class VideoTransformer(Denoiser, AttentionMixin, CacheMixin):
     """Predicts what a video `x_t` was made of: noise, velocity or clean video, as the objective asks.
 
     Any frame count and size that are multiples of `patch_size` work, also those it was never trained on.
@@ -77,12 +66,10 @@ class VideoTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, AttentionMixin
         mlp_ratio: inner width of the feed-forward, in widths.
     """
 
-    _supports_gradient_checkpointing = True
     _no_split_modules = ["TransformerBlock"]  # noqa: RUF012 - the name and type that diffusers reads
     _repeated_blocks = ["TransformerBlock"]  # noqa: RUF012
     _skip_layerwise_casting_patterns = ["norm", "enter", "table", "embedding"]  # noqa: RUF012
 
-    @register_to_config
     def __init__(
         self,
         in_channels: int = 3,
@@ -105,7 +92,6 @@ class VideoTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, AttentionMixin
                 f"attention_head_dim is {attention_head_dim}; three axes share its pairs: give an even number from 6."
             )
         self.patch_size = (patch_size[0], patch_size[1], patch_size[2])
-        self.gradient_checkpointing = False
         width, patch = num_attention_heads * attention_head_dim, math.prod(self.patch_size)
         self.time_embedding = TimestepEmbedding(256, width)
         self.text_embedding = nn.Linear(cross_attention_dim, width)
@@ -125,11 +111,6 @@ class VideoTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, AttentionMixin
     def strides(self) -> tuple[int, int, int]:
         """Frames, height and width must be multiples of these."""
         return self.patch_size
-
-    @property
-    def rules(self) -> ShapeRules:
-        """The videos that it can take."""
-        return ShapeRules.multiples(*self.strides)
 
     def layout(self, sample: Tensor | Sequence[Tensor]) -> Layout:
         """The layout of a batch of videos `[B, C, T, H, W]`, or of several of any sizes in one row.
@@ -161,7 +142,7 @@ class VideoTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, AttentionMixin
         added_embedding: Tensor | None = None,
         layout: Layout | None = None,
         return_dict: bool = True,
-    ) -> VideoTransformerOutput | tuple[Any]:
+    ) -> DenoiserOutput | tuple[Any]:
         """The prediction for `sample` at `timestep`.
 
         Args:
@@ -208,12 +189,7 @@ class VideoTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, AttentionMixin
         shift, scale = (layout.rows(part) for part in (self.table + embedding.repeat(1, 2)).chunk(2, dim=1))
         x = self.leave(modulated(x, shift, scale))  # [R, L, P]
         found = layout.unfold(x)  # [B, out_channels, T, H, W]
-        return VideoTransformerOutput(sample=found) if return_dict else (found,)
-
-    def _run(self, block: nn.Module, *inputs: Any) -> Tensor:
-        if self._gradient_checkpointing_func and self.gradient_checkpointing and torch.is_grad_enabled():
-            return self._gradient_checkpointing_func(block, *inputs)
-        return block(*inputs)
+        return DenoiserOutput(sample=found) if return_dict else (found,)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers import AutoTokenizer
 
-from ..config import RunConfig, TrainConfig
+from ..config import RunConfig
 from ..data.cache import Cache
 from ..diffusion.objectives import Objective, TextToVideoDiffusion
 from ..errors import UsageError
@@ -28,6 +28,7 @@ from ..models.codecs import Geometry
 from ..models.discriminator import PatchDiscriminator
 from ..models.perceptual import ClipFeatures, LaplacianFeatures
 from ..models.transformer import VideoTransformer
+from ..sections import TrainConfig
 from ..sizes import Bucket, ShapeRules
 from ..streaming import block_of, is_causal
 from .data import Sampler

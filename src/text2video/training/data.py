@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from ..config import DataConfig, RunConfig
+from ..config import RunConfig
 from ..data.buckets import BucketSampler
 from ..data.cache import Cache, CachedDataset
 from ..data.check_cache import cache_file
@@ -25,6 +25,7 @@ from ..errors import DataError
 from ..families.base import Family
 from ..families.imports import construct, import_class
 from ..models.codecs import Latents
+from ..sections import DataConfig
 from ..sizes import ALL, Bucket, ShapeRules, parse_all
 
 Sampler = BucketSampler | PackSampler

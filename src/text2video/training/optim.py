@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import OptimConfig
 from ..errors import UsageError
 from ..families.imports import import_class
+from ..sections import OptimConfig
 from .muon import Muon
 
 # Embeddings and what leaves a network are no hidden matrices: Muon's reference leaves them to AdamW.
