@@ -70,7 +70,8 @@ def measure(
     folder: Path, run: Path, trained_on: list[dict[str, str]], kept_apart: list[dict[str, str]], picture: Path | None
 ) -> None:
     """Measure the newest autoencoder of a run and what it is compared to; print the table and write it down."""
-    vae = VideoVAE.from_pretrained(model_folder(run) / "vae").eval()
+    folder_of_model = model_folder(run)
+    vae = VideoVAE.from_pretrained(folder_of_model / "vae").eval()
     names = [row["file"] for row in kept_apart]
     clips = [stretches(folder / name) for name in names]  # each [N, 3, T, H, W]
     fitted = torch.cat([stretches(folder / row["file"], 10) for row in trained_on])
@@ -113,7 +114,8 @@ def measure(
     if picture:
         draw(picture, {name: ways[name][1] for name in ("VAE", resized, "PCA of patches")})
     config = RunConfig.load(run / "run.yaml")
-    done = json.loads((run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])["step"]
+    state = folder_of_model.parent / "state.json"  # of a checkpoint; a finished run has none beside its model
+    done = json.loads(state.read_text(encoding="utf-8"))["step"] if state.is_file() else config.train.max_steps
     write_result(
         "vae",
         {

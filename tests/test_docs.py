@@ -80,6 +80,7 @@ OF_PROGRAMS = {
     "batches",
     "gigabytes",
     "rounds",
+    "picture",
     "facts",
     "precisions",
     "local-dir",

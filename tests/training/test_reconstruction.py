@@ -137,10 +137,9 @@ def test_previews_show_a_clip_beside_what_came_back(unbroken):
     assert left < right  # the file's own loss is on both sides
 
 
-@pytest.mark.slow
 def test_it_is_a_codec_for_a_latent_model(unbroken, tmp_path, tiny_flags):
     flags = ["--codec", str(unbroken / "final" / "vae"), "--num_frames", "5", "--patch_size", "1", "1", "1"]
-    flags += ["--attention", "time", "--channel_mult", "1", "--downsample_time", "--max_steps", "2"]
+    flags += ["--max_steps", "2"]
     final = train(RunConfig.build({}, [*tiny_flags, "--output_dir", str(tmp_path / "latent"), *flags]))
     assert (final / "vae" / "config.json").is_file()
     assert load(final).vae.config["latents_std"] == open_codec(unbroken / "final" / "vae").config["latents_std"]
