@@ -21,7 +21,7 @@ from text2video.generation import Settings, generate
 from text2video.models.transformer import VideoTransformer
 from text2video.sizes import Bucket
 from text2video.training.build import tokens_of
-from text2video.training.data import batches
+from text2video.training.data import batches, sampler_of
 from text2video.training.trainer import Trainer, train
 
 SIZES = [(6, 32, 24), (9, 16, 40), (3, 24, 24), (5, 48, 16), (12, 20, 20), (4, 16, 16), (7, 32, 32)]
@@ -187,6 +187,10 @@ def test_what_cannot_be_packed_is_said(packed, tiny):
         tiny("--pack", "100")
     with pytest.raises(UsageError, match=r"leave out train\.last_batch"):
         packed("--last_batch", "smaller")
+    unpacked = packed()
+    unpacked.data.pack = None
+    with pytest.raises(UsageError, match="pack them by --pack TOKENS"):
+        sampler_of(unpacked, [], lambda shape: 1)
     with pytest.raises(DataError, match="longer than a pack of 20 tokens"):
         Trainer(packed("--pack", "20"))
     family = NativeFamily()

@@ -21,7 +21,7 @@ from ..data.dataset import TextVideoDataset, to_float
 from ..data.layouts import read_layout
 from ..data.packing import PackSampler
 from ..data.shapes import ShapesDataset
-from ..errors import DataError
+from ..errors import DataError, UsageError
 from ..families.base import Family
 from ..families.imports import construct, import_class
 from ..models.codecs import Latents
@@ -121,7 +121,15 @@ def sampler_of(
 
     Args:
         tokens: how long a video of a shape is for the model; asked where clips are packed.
+
+    Raises:
+        UsageError: every clip has a shape of its own, and they are not packed.
     """
+    if config.data.buckets == ["native"] and not config.data.pack:
+        raise UsageError(
+            "--buckets native leaves every clip its own shape, and a batch has one shape: pack them by --pack TOKENS, "
+            "or choose --buckets auto."
+        )
     train, shapes = config.train, [Bucket(*dataset.shape(index)) for index in range(len(dataset))]
     parts = train.gradient_accumulation_steps
     if config.data.pack:
