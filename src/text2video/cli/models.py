@@ -13,7 +13,8 @@ def models() -> None:
     rows = [("MODEL", "FAMILY", "TASKS", "LICENCE", "DISK", "MEMORY", "HERE")]
     for family, model in published():
         tasks = ", ".join(task.replace("-to-video", "") for task in model.tasks)
-        disk, memory = f"{model.gigabytes:g} GB", f"{2 * model.billions:.1f} GB"
+        disk = f"{model.gigabytes:g} GB" if model.gigabytes else "?"
+        memory = f"{2 * model.billions:.1f} GB"
         parts = model.parts.values()
         here = on_this_machine(model.repository) and all(on_this_machine(part, "config.json") for part in parts)
         name = " + ".join((model.repository, *parts))

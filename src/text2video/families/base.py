@@ -40,7 +40,7 @@ class Published:
         tasks: what it makes videos from.
         licence: as its model card says.
         billions: parameters of its denoiser.
-        gigabytes: of the files that are needed, on the disk.
+        gigabytes: of the files that are needed, on the disk; None: not known.
         parts: what else is needed: name as in `Opening.parts` -> its repository. It counts above.
     """
 
@@ -48,7 +48,7 @@ class Published:
     tasks: tuple[Task, ...]
     licence: str
     billions: float
-    gigabytes: float
+    gigabytes: float | None
     parts: Mapping[str, str] = field(default_factory=dict)
 
 

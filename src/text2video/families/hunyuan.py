@@ -15,8 +15,10 @@ from torch import Tensor, nn
 
 from ..errors import UsageError
 from ..sizes import ShapeRules
-from .base import Defaults, Task
+from .base import Defaults, Published, Task
 from .pretrained import PretrainedFamily
+
+_LICENCE = "Tencent Hunyuan Community"
 
 
 class HunyuanVideo(PretrainedFamily):
@@ -32,6 +34,11 @@ class HunyuanVideo(PretrainedFamily):
     frozen = ("text_encoder", "text_encoder_2")
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
     timesteps = "logit_normal"  # train.py of github.com/Tencent-Hunyuan/HunyuanVideo-1.5
+
+    published = (
+        Published("hunyuanvideo-community/HunyuanVideo-1.5-480p_t2v", ("text-to-video",), _LICENCE, 8.3, None),
+        Published("hunyuanvideo-community/HunyuanVideo-1.5-480p_i2v", ("image-to-video",), _LICENCE, 8.3, None),
+    )
 
     # --- what a model of it can do ------------------------------------------------------------------------------
 
