@@ -6,9 +6,6 @@ position to save, and a resumed run equals an unbroken one bit for bit.
 """
 
 import logging
-import signal
-import threading
-import types
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
@@ -47,6 +44,7 @@ from .data import RunData, batches, encoded, open_data, sampler_of
 from .draws import draw, draw_latents, generator
 from .ema import EMA
 from .embedding import embed_ahead
+from .interrupt import Interrupt
 from .offload import offload_blocks
 from .optim import learning_rate, make_optimizer
 from .recompute import recompute
@@ -174,7 +172,7 @@ class Trainer:
         self.states: dict[str, Any] = {**self.optimizers, **({"scaler": scaler} if scaler else {})}
         self.final = config.output_dir / "final"
         self.best_loss, self.best_step = float("inf"), -1
-        self.interrupted = False
+        self.interrupt = Interrupt()
 
     def place(self, parts: dict[str, nn.Module]) -> None:
         """Put the pipeline on the device, with what the configuration asks of the modules."""
@@ -220,7 +218,7 @@ class Trainer:
             "%.2fM parameters train on %s, %d steps", parameters / 1e6, self.accelerator.device, self.total_steps
         )
         try:
-            with self.stop_on_interrupt():
+            with self.interrupt:
                 self.loop(tracker, done)
             if main:
                 write_whole(self.final, self.write_model)
@@ -274,7 +272,7 @@ class Trainer:
             done = step + 1
             last = done == self.total_steps
             tracker.step(done, self.lr(step), losses, grad_norm)
-            stop = self.agree(self.interrupted)  # asked once, so that a stop always comes with a checkpoint
+            stop = self.agree(self.interrupt.noted)  # asked once, so that a stop always comes with a checkpoint
             if done % train.eval_steps == 0 or last:
                 self.validate(tracker, done)
             if preview.sample_steps and (done % preview.sample_steps == 0 or last):
@@ -428,24 +426,3 @@ class Trainer:
         """The sum of a number over all processes."""
         total: Any = self.accelerator.reduce(value.to(self.accelerator.device), reduction="sum")
         return total.item()
-
-    def stop_on_interrupt(self) -> Any:
-        """Within, the first Ctrl-C ends the run after the current step; the second at once."""
-        return _Interrupt(self) if threading.current_thread() is threading.main_thread() else nullcontext()
-
-
-class _Interrupt:
-    def __init__(self, trainer: Trainer):
-        self.trainer = trainer
-
-    def __enter__(self) -> None:
-        self.before = signal.signal(signal.SIGINT, self._note)
-
-    def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, self.before)
-
-    def _note(self, number: int, frame: types.FrameType | None) -> None:
-        if self.trainer.interrupted:
-            raise KeyboardInterrupt
-        self.trainer.interrupted = True
-        logger.warning("Stopping after this step, with a checkpoint. Ctrl-C once more stops at once, without one.")
