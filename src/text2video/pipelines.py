@@ -116,10 +116,7 @@ class TextToVideoPipeline(DiffusionPipeline):
                 ) from None
             raise ModelError(f"The model in {str(folder)!r} cannot be loaded: {error}") from None
         for component in filter(None, (pipe.denoiser, pipe.text_encoder, pipe.vae)):
-            # Loaded weights lie where the file had them; matrix products differ by 2e-6 unless they are aligned anew.
-            for parameter in component.parameters():
-                parameter.data = parameter.data.clone()
-            component.eval()
+            aligned(component).eval()
         return pipe
 
     @property
@@ -313,6 +310,14 @@ class TextToVideoPipeline(DiffusionPipeline):
         return DiffusionPipeline.numpy_to_pil(images)
 
 
+def aligned(module: Any) -> Any:
+    """A loaded module with its weights copied: they lie where the file had them, and matrix products differ by 2e-6
+    unless they are aligned anew."""
+    for parameter in module.parameters():
+        parameter.data = parameter.data.clone()
+    return module
+
+
 def leave_on_disk(pipe: Any, folders: Mapping[str, Path], dtype: torch.dtype = torch.float32) -> None:
     """Has these frozen parts of a pipeline, component -> folder, out of memory, beside those that already are.
 
@@ -338,9 +343,7 @@ def completed(pipe: Any) -> Iterator[None]:
             part = getattr(import_module(library), kind).from_pretrained(
                 folder, use_safetensors=True, dtype=pipe.frozen_dtype
             )
-            for parameter in part.parameters():  # aligned as they are when the whole pipeline is opened
-                parameter.data = parameter.data.clone()
-            pipe.register_modules(**{name: part.eval().requires_grad_(False).to(device)})
+            pipe.register_modules(**{name: aligned(part).eval().requires_grad_(False).to(device)})
         yield
     finally:
         pipe.register_modules(**dict.fromkeys(left))

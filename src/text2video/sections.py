@@ -129,7 +129,9 @@ class ModelConfig(Section):
     kind: Literal["unet3d", "latent_unet", "transformer", "vae"] = Field(
         "unet3d", description="architecture: a denoiser, or vae, a video autoencoder"
     )
-    codec: Path | None = Field(None, description="folder of a diffusers autoencoder; none: pixels are denoised")
+    codec: Path | None = Field(
+        None, description="folder of a video autoencoder, ours or diffusers'; none: pixels are denoised"
+    )
     model_class: str | None = Field(None, description="your subclass of the architecture, as module:Class")
     model_args: dict[str, Any] = Field({}, description="further arguments of that class")
     patch_size: list[Positive] = Field(

@@ -273,6 +273,13 @@ def test_ray_s_actors_equal_one_process(whole, config, tmp_path, monkeypatch):
     assert checksums(tmp_path / "out") == checksums(whole)
 
 
+@pytest.mark.slow
+def test_ray_equals_one_process(whole, config, tmp_path):
+    pytest.importorskip("ray", reason="Ray is not installed")
+    prepare(config(), tmp_path / "out", image_latents=True, num_gpus=1, engine="ray")
+    assert checksums(tmp_path / "out") == checksums(whole)
+
+
 def test_ray_that_is_missing_is_said(config, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UsageError, match=r"pip install text2video\[ray\]"):

@@ -13,7 +13,7 @@ from ..diffusion.schedules import Schedule
 from ..errors import ModelError, UsageError
 from ..models.codecs import Latents
 from ..models.video_vae import VideoVAE
-from ..pipelines import save
+from ..pipelines import aligned, save
 from ..sizes import Bucket, ShapeRules
 from .base import AS_USUAL, Defaults, Opening, Task
 from .devices import placed
@@ -82,9 +82,7 @@ class Autoencoder:
             vae = VideoVAE.from_pretrained(path / "vae", use_safetensors=True, dtype=dtype)
         except (OSError, ValueError, SafetensorError) as error:
             raise ModelError(f"The autoencoder in {str(path)!r} cannot be loaded: {error}") from None
-        for parameter in vae.parameters():  # aligned anew, see `TextToVideoPipeline.from_pretrained`
-            parameter.data = parameter.data.clone()
-        return placed(VideoAutoencoderPipeline(vae.eval()), device, opening.offload)
+        return placed(VideoAutoencoderPipeline(aligned(vae).eval()), device, opening.offload)
 
     def tasks(self, pipe: Any) -> tuple[Task, ...]:
         """Videos given back."""

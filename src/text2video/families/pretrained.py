@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ..diffusion.schedules import DPM, PREDICTIONS, SAMPLERS, Schedule
 from ..errors import ModelError, UsageError
 from ..models.codecs import Geometry, Latents, encode, geometry_of
-from ..pipelines import leave_on_disk, left_on_disk, link
+from ..pipelines import aligned, leave_on_disk, left_on_disk, link
 from ..sizes import Bucket, ShapeRules
 from .base import AS_USUAL, Defaults, Opening, Published, Task
 from .devices import placed
@@ -108,10 +108,7 @@ class PretrainedFamily:
             raise UsageError(f"The denoiser of a {self.name} model cannot be quantised: leave out --quantize.")
         for part in pipe.components.values():
             if isinstance(part, nn.Module) and not is_quantized(part):
-                # Loaded weights lie where the file had them; matrix products differ by 2e-6 unless aligned anew.
-                for parameter in part.parameters():
-                    parameter.data = parameter.data.clone()
-                part.eval().requires_grad_(False)
+                aligned(part).eval().requires_grad_(False)
         leave_on_disk(pipe, left, dtype)
         pipe.source = path
         return placed(pipe, device, opening.offload)
