@@ -20,9 +20,9 @@ import numpy as np
 
 from text2video import video
 from text2video.data import shapes
-from text2video.data.shapes import Scene
-from text2video.data.shapes_captions import Request, parse, prompt
-from text2video.data.shapes_check import check
+from text2video.data.shapes import SMALL, Request, Scene, check, parse, prompt
+from text2video.data.shapes.things import DISTANCE, RADIUS
+from text2video.data.shapes.worlds import place, random_background, random_thing
 from text2video.evaluation.metrics import Rate, rate
 
 FRAMES = 16
@@ -82,23 +82,21 @@ def altered(index: int, attribute: str) -> tuple[Scene, str]:
         scene = shapes.random_scene(rng)
         caption = prompt(scene, rng)
         thing, ground = scene.things[0], scene.background
-        choices = {"colour": shapes.PALETTE, "shape": shapes.SHAPES, "motion": shapes.MOTIONS}
-        choices |= {"size": shapes.RADIUS, "speed": shapes.DISTANCE, "background": shapes.BACKGROUNDS}
+        choices = {"colour": SMALL.colours, "shape": SMALL.shapes, "motion": SMALL.motions}
+        choices |= {"size": RADIUS, "speed": DISTANCE, "background": SMALL.backgrounds}
         value = str(rng.choice(list(choices[attribute])))
         if attribute == "background":
-            ground = shapes.random_background(rng, value)
+            ground = random_background(rng, value)
         elif getattr(thing, attribute) is None:
             continue
         else:
-            fresh = shapes.random_thing(
-                rng, thing.colour, thing.shape, value if attribute == "motion" else thing.motion
-            )
+            fresh = random_thing(rng, thing.colour, thing.shape, value if attribute == "motion" else thing.motion)
             kept = replace(fresh, size=fresh.size and (thing.size or fresh.size))
             kept = replace(kept, speed=fresh.speed and (thing.speed or fresh.speed))
             thing = replace(kept, **{attribute: value})
         if (thing.shape, thing.motion) == ("circle", "rotating"):
             continue
-        placed = shapes.place(rng, (thing,))
+        placed = place(rng, (thing,))
         assert placed is not None
         scene = Scene(placed, ground)
         truth = holds(scene, parse(caption))
@@ -143,14 +141,14 @@ def fooling(kind: str, index: int, size: int) -> tuple[np.ndarray, str, tuple[st
     if kind == "stops after a third":
         return frames[np.minimum(np.arange(FRAMES), FRAMES // 3)], prompt(scene, rng), ("motion",)
     if kind == "changes colour on the way":
-        frames[half:] = clip(colour=other(shapes.PALETTE, thing.colour))[half:]
+        frames[half:] = clip(colour=other(SMALL.colours, thing.colour))[half:]
         return frames, prompt(scene, rng), ("colour",)
     if kind == "changes shape on the way":
         while thing.motion == "rotating":  # the other shape may be a circle
             scene = shapes.random_scene(rng)
             thing = scene.things[0]
         frames = clip()
-        frames[half:] = clip(shape=other(shapes.SHAPES, thing.shape))[half:]
+        frames[half:] = clip(shape=other(SMALL.shapes, thing.shape))[half:]
         return frames, prompt(scene, rng), ("shape",)
     if kind == "is gone on the way":
         frames[half:] = shapes.render(replace(scene, things=()), FRAMES, size, size)[half:]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from text2video.data import shapes
-from text2video.data.shapes_captions import parse
+from text2video.data.shapes import SMALL, parse
 from text2video.diffusion.schedules import Schedule
 from text2video.errors import UsageError
 from text2video.evaluation.metrics import MAIN
@@ -67,10 +67,10 @@ def test_prompts_are_the_first_of_the_held_out_scenes():
     assert prompts != heldout_prompts(40, seed=1)
     for prompt in prompts:
         (thing,) = parse(prompt).things
-        assert shapes.is_held_out(thing.colour, thing.shape, thing.motion)
+        assert SMALL.is_held_out(thing.colour, thing.shape, thing.motion)
     for prompt in split_prompts("train", 40):
         (thing,) = parse(prompt).things
-        assert not shapes.is_held_out(thing.colour, thing.shape, thing.motion)
+        assert not SMALL.is_held_out(thing.colour, thing.shape, thing.motion)
 
 
 def test_a_perfect_painter_is_right_and_shuffled_prompts_are_at_chance():

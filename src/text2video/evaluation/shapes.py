@@ -16,9 +16,7 @@ import numpy as np
 
 from .. import video
 from ..data.clips import write_file
-from ..data.shapes import Split, make_clip, seeded
-from ..data.shapes_captions import parse
-from ..data.shapes_check import check
+from ..data.shapes import Split, check, make_clip, parse, seeded
 from ..errors import Text2VideoError, UsageError
 from ..families.base import Family
 from ..generation import Generated, Settings, generate

@@ -65,7 +65,14 @@ def open_data(
         world = config.shapes
         rules.check(config.shape)
         frames, height, width = config.shape
-        make = partial(ShapesDataset, num_frames=frames, height=height, width=width, max_objects=world.max_objects)
+        make = partial(
+            ShapesDataset,
+            num_frames=frames,
+            height=height,
+            width=width,
+            max_objects=world.max_objects,
+            world=world.world,
+        )
         train = make(world.clips, world.shapes_seed)
         num_val = round(world.clips * config.val_fraction)
         val = make(num_val, world.shapes_seed + 1) if num_val else None

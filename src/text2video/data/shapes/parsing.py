@@ -1,45 +1,10 @@
-"""The small grammar of the demo world: a scene is put into varied true English, and a prompt is read back.
-
-Both directions use the same tables of words, so what `prompt` says, `parse` understands.
-"""
+"""A prompt read back: what it asks for, in the words of the demo world."""
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-import numpy as np
-
-from ..errors import DataError
-
-if TYPE_CHECKING:
-    from .shapes import Scene, Thing
-
-COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "white")
-SHAPE_WORDS = {"square": ("square", "box"), "circle": ("circle", "disc"), "triangle": ("triangle",)}
-SIZE_WORDS = {"small": ("small", "little"), "large": ("large", "big")}
-SPEED_WORDS = {"slow": ("slowly", "gently"), "fast": ("quickly", "fast", "rapidly")}
-VERBS = (("moves", "moving"), ("slides", "sliding"), ("glides", "gliding"), ("drifts", "drifting"))
-DIRECTION_WORDS = {
-    "left": ("left", "to the left", "leftwards"),
-    "right": ("right", "to the right", "rightwards"),
-    "up": ("up", "upwards"),
-    "down": ("down", "downwards"),
-    "up left": ("to the upper left", "up and to the left", "diagonally up and left"),
-    "up right": ("to the upper right", "up and to the right", "diagonally up and right"),
-    "down left": ("to the lower left", "down and to the left", "diagonally down and left"),
-    "down right": ("to the lower right", "down and to the right", "diagonally down and right"),
-}
-CHANGE_WORDS = {  # finite form, participle
-    "growing": (("grows", "growing"), ("gets bigger", "getting bigger"), ("expands", "expanding")),
-    "shrinking": (("shrinks", "shrinking"), ("gets smaller", "getting smaller")),
-    "rotating": (("rotates", "rotating"), ("spins", "spinning"), ("turns around", "turning around")),
-    "still": (("stays still", "staying still"), ("does not move", "not moving"), ("rests", "resting")),
-}
-BACKGROUND_WORDS = {
-    "plain": ("plain background", "plain grey background"),
-    "gradient": ("gradient background", "grey gradient"),
-    "textured": ("textured background", "dotted background", "dotted grey background"),
-}
+from ...errors import DataError
+from .words import BACKGROUND_WORDS, CHANGE_WORDS, COLOURS, DIRECTION_WORDS, SHAPE_WORDS, SIZE_WORDS, SPEED_WORDS, VERBS
 
 
 @dataclass(frozen=True)
@@ -51,6 +16,7 @@ class Ask:
     motion: str
     size: str | None = None
     speed: str | None = None
+    becomes: str | None = None
 
 
 @dataclass(frozen=True)
@@ -59,37 +25,7 @@ class Request:
 
     things: tuple[Ask, ...]
     background: str | None = None
-
-
-def prompt(scene: "Scene", rng: np.random.Generator) -> str:
-    """One true English description: colour, shape and motion always, size, speed and background at times."""
-    text = _pick(rng, (" and ", " while ")).join(_clause(thing, rng) for thing in scene.things)
-    if rng.random() < 0.3:
-        ground = _pick(rng, ("on a ", "over a ")) + _pick(rng, BACKGROUND_WORDS[scene.background.kind])
-        text = f"{ground}, {text}" if rng.random() < 0.25 else f"{text} {ground}"
-    return text
-
-
-def _clause(thing: "Thing", rng: np.random.Generator) -> str:
-    size = _pick(rng, SIZE_WORDS[thing.size]) if thing.size and rng.random() < 0.5 else ""
-    speed = _pick(rng, SPEED_WORDS[thing.speed]) if thing.speed and rng.random() < 0.5 else ""
-    article = _pick(rng, ("a", "the"))
-    noun = f"{size} {thing.colour} {_pick(rng, SHAPE_WORDS[thing.shape])}".strip()
-    if article == "a" and noun.startswith("orange"):
-        article = "an"
-    form = int(rng.integers(3))  # "a circle moves", "a circle that moves", "a circle moving"
-    if thing.motion in DIRECTION_WORDS:
-        verb = _pick(rng, VERBS)[form == 2]
-        rest = " " + _pick(rng, DIRECTION_WORDS[thing.motion])
-    else:
-        verb, rest = _pick(rng, CHANGE_WORDS[thing.motion])[form == 2], ""
-    before = speed != "fast" and rng.random() < 0.5
-    action = f"{speed} {verb}{rest}" if before else f"{verb}{rest} {speed}"
-    return f"{article} {noun}{' that' if form == 1 else ''} {action.strip()}"
-
-
-def _pick(rng: np.random.Generator, options):  # a numpy choice would turn pairs into arrays
-    return options[int(rng.integers(len(options)))]
+    relation: str | None = None
 
 
 def _phrases() -> dict[str, tuple[str, str]]:

@@ -8,12 +8,10 @@ import numpy as np
 import pytest
 
 from text2video.data import shapes
-from text2video.data.shapes import Background, Scene, Thing, render
-from text2video.data.shapes_captions import Ask, Request, parse
-from text2video.data.shapes_check import check, describe
+from text2video.data.shapes import Ask, Background, Request, Scene, Thing, check, describe, parse, render
 from text2video.errors import DataError
 
-_script = Path(__file__).parents[2] / "benchmarks" / "shapes_check.py"
+_script = Path(__file__).parents[3] / "benchmarks" / "shapes_check.py"
 _spec = importlib.util.spec_from_file_location("benchmark_shapes_check", _script)
 trials = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(trials)

@@ -12,19 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .shapes import (
-    DIRECTIONS,
-    DISTANCE,
-    GROWTH,
-    PALETTE,
-    RADIUS,
-    SQUARE,
-    TRIANGLE,
-    TURN,
-    signed_distance,
-)
-from .shapes_captions import Ask, Request, parse
+from .outlines import SQUARE, TRIANGLE, signed_distance
+from .parsing import Ask, Request, parse
+from .things import DIRECTIONS, DISTANCE, GROWTH, RADIUS, TURN
+from .things import PALETTE as _PALETTE
+from .worlds import SMALL
 
+PALETTE = {name: _PALETTE[name] for name in SMALL.colours}
 _AREA = {"circle": math.pi, "square": 4 * SQUARE**2, "triangle": math.sqrt(27) / 4 * TRIANGLE**2}  # of radius 1
 _M3, _M4 = 0.376, 0.1645  # |M_3| of a triangle and |M_4| of a square, in units of sqrt(area / pi)
 _SPREAD = {"circle": 0.5, "square": math.pi / 6, "triangle": math.pi / math.sqrt(27)}  # mean of |z|^2, in area / pi

@@ -1,0 +1,80 @@
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from text2video import video
+from text2video.data import shapes
+from text2video.data.shapes import ShapesDataset, make_clip, render
+from text2video.errors import DataError
+
+
+def test_written_clips_are_the_clips(tmp_path):
+    seen = []
+    folder = shapes.write(tmp_path / "a" / "demo", 6, seed=4, num_frames=5, size=32, progress=lambda *p: seen.append(p))
+    assert seen == [(i, 6) for i in range(1, 7)]
+    assert sorted(p.name for p in folder.iterdir()) == ["captions", "scenes.jsonl", "videos"]
+    assert [p.name for p in folder.parent.iterdir()] == ["demo"]
+    rows = [json.loads(line) for line in (folder / "scenes.jsonl").read_text(encoding="utf-8").splitlines()]
+    for index, row in enumerate(rows):
+        scene, caption = make_clip(index, 4)
+        assert row["id"] == shapes.clip_id(index)
+        assert row["things"][0]["colour"] == scene.things[0].colour
+        assert (folder / "captions" / f"{row['id']}.txt").read_text(encoding="utf-8") == caption + "\n"
+        frames, times = video.read(folder / "videos" / f"{row['id']}.mp4")
+        assert np.abs(frames.astype(int) - render(scene, 5, 32, 32)).mean() < 6
+        assert times == pytest.approx(np.arange(5) / 8, abs=1e-3)
+
+
+def test_an_empty_folder_may_be_named_but_a_full_one_is_left_alone(tmp_path):
+    shapes.write(tmp_path / "new", 1, num_frames=2, size=16)
+    (tmp_path / "empty").mkdir()
+    shapes.write(tmp_path / "empty", 1, num_frames=2, size=16)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("mine")
+    with pytest.raises(DataError, match="already holds something"):
+        shapes.write(tmp_path / "full", 1, num_frames=2, size=16)
+    with pytest.raises(DataError, match="already holds something"):
+        shapes.write(tmp_path / "full" / "notes.txt", 1, num_frames=2, size=16)
+    assert [p.name for p in (tmp_path / "full").iterdir()] == ["notes.txt"]
+    with pytest.raises(DataError, match="0 clips"):
+        shapes.write(tmp_path / "none", 0)
+
+
+def test_nothing_half_written_stays(tmp_path):
+    def interrupt(done, clips):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        shapes.write(tmp_path / "demo", 4, num_frames=2, size=16, progress=interrupt)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_dataset_items():
+    dataset = ShapesDataset(5, seed=4, num_frames=6, height=24, width=32)
+    assert len(dataset) == len(dataset.ids) == len(set(dataset.ids)) == 5
+    item = dataset[3]
+    assert item["id"] == dataset.ids[3]
+    assert item["conditions"] == {}
+    assert item["video"].shape == (3, 6, 24, 32)
+    assert item["video"].dtype == torch.float32
+    assert item["video"].is_contiguous()
+    scene, caption = make_clip(3, 4)
+    assert item["caption"] == dataset.caption(3) == caption
+    assert dataset.shape(3) == (6, 24, 32)
+    back = ((item["video"] + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 3, 0).numpy()
+    assert np.array_equal(back, render(scene, 6, 24, 32))
+    assert -1 <= item["video"].min() < item["video"].max() <= 1
+    with pytest.raises(IndexError):
+        dataset[5]
+
+
+def test_the_wording_changes_with_the_epoch_and_the_video_does_not():
+    dataset = pickle.loads(pickle.dumps(ShapesDataset(3, num_frames=2, height=16, width=16)))
+    items = [dataset[1, epoch] for epoch in range(20)]
+    assert len({item["caption"] for item in items}) > 10
+    assert all(torch.equal(item["video"], items[0]["video"]) for item in items)
+    assert dataset[1, 7]["caption"] == items[7]["caption"]
