@@ -193,9 +193,9 @@ def _count(text: str, clause: dict[str, str]) -> int:
 def _unknown(text: str, why: str) -> DataError:
     return DataError(
         f"The prompt {text!r} cannot be checked: {why}. A prompt names one to three things (joined by 'and', or "
-        f"counted: 'two red stars'), each with a colour ({', '.join(COLOURS)}), a shape ({', '.join(SHAPE_WORDS)}) and a motion "
-        f"(left, right, up, down, a diagonal such as 'to the upper left', {', '.join(CHANGE_WORDS)}, 'bounces off the "
-        "left edge', 'orbits the middle clockwise', 'turns from red to blue'). It may add a size "
+        f"counted: 'two red stars'), each with a colour ({', '.join(COLOURS)}), a shape ({', '.join(SHAPE_WORDS)}) "
+        f"and a motion (left, right, up, down, a diagonal such as 'to the upper left', {', '.join(CHANGE_WORDS)}, "
+        "'bounces off the left edge', 'orbits the middle clockwise', 'turns from red to blue'). It may add a size "
         f"({', '.join(SIZE_WORDS)}), a speed (slowly, quickly), a background ({', '.join(TINTED_WORDS)}) and what the "
         f"first thing is to the second ({', '.join(RELATION_WORDS)}). Say it with these words."
     )
