@@ -31,7 +31,7 @@ def main() -> None:
         scene, caption = make_clip(index, SEED, max_objects=3, world="full")
         found.setdefault(kind(scene), (scene, caption))
         index += 1
-    video.contact_sheet(PICTURE, [render(found[row][0], 16, 96, 96) for row in ROWS], columns=7)
+    video.contact_sheet(PICTURE, [render(found[row][0], 16, 80, 80) for row in ROWS], columns=7)
     for row in ROWS:
         print(found[row][1])
     print(f"written: {PICTURE}")

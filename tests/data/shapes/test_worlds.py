@@ -36,7 +36,9 @@ def test_the_small_world_stays_what_it_was():
     told = hashlib.sha256()
     for index in range(50):
         scene, caption = make_clip(index, 7, max_objects=2)
-        places = [(thing.triple, thing.size, thing.speed, round(thing.x, 6), round(thing.y, 6)) for thing in scene.things]
+        places = [
+            (thing.triple, thing.size, thing.speed, round(thing.x, 6), round(thing.y, 6)) for thing in scene.things
+        ]
         told.update(repr((caption, places, scene.background.kind, round(scene.background.level, 4))).encode())
     assert told.hexdigest()[:16] == "f6fe53e061eb2684"
 
@@ -91,7 +93,7 @@ def test_everything_in_the_full_world_gets_drawn(full):
 def test_only_so_many_things(world, most):
     with pytest.raises(DataError, match=most):
         random_scene(np.random.default_rng(0), max_objects=4, world=WORLDS[world])
-    with pytest.raises(DataError, match="holds 1 or 2 things.*full"):
+    with pytest.raises(DataError, match=r"holds 1 or 2 things.*full"):
         make_clip(0, max_objects=3)
 
 
