@@ -170,6 +170,7 @@ def test_flags_that_cannot_be_read_are_named():
         (["--prediction", "noise"], "'epsilon', 'v', 'x0' or 'flow'"),
         (["--attention", "time", "space"], "model.attention.1 is 'space'"),
         (["--shapes", "--data_dir", "x"], "data.shapes makes its own clips"),
+        (["--shapes", "--max_objects", "3"], "the demo world small holds 1 or 2, full up to 3"),
         (["--shapes", "--augment", "--max_samples", "3"], "leave out augment, max_samples"),
         (["--num_frames", "0", "--seed", "-1"], "seed is -1"),
     ],
