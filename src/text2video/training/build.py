@@ -16,7 +16,7 @@ from ..config import RunConfig
 from ..data.cache import Cache
 from ..diffusion.objectives import Objective, TextToVideoDiffusion
 from ..errors import UsageError
-from ..families import lora
+from ..families import inflation, lora
 from ..families.autoencoder import Autoencoder
 from ..families.base import Family, Opening
 from ..families.devices import choose_device
@@ -26,6 +26,7 @@ from ..families.native import NativeFamily, schedule_of
 from ..families.opening import family_of, model_folder
 from ..models.codecs import Geometry
 from ..models.discriminator import PatchDiscriminator
+from ..models.inflation import along_time, check_apart, inflate, is_image_model
 from ..models.perceptual import ClipFeatures, LaplacianFeatures
 from ..models.transformer import VideoTransformer
 from ..sections import TrainConfig
@@ -65,6 +66,10 @@ def open_base(config: RunConfig, trainable_only: bool = False) -> Base | None:
             "--block_offload keeps weights out of a GPU's memory, and the device is the CPU: leave it out here. "
             "--quantize int8 and --layerwise_casting work on a CPU too."
         )
+    torch.manual_seed(config.seed)  # of what is new in a model of images
+    if inflation.is_stable_diffusion(folder) and not config.train.parts:
+        check_inflated(config, folder)
+        return NativeFamily(), inflation.open_stable_diffusion(folder)
     half = config.lora and choose_precision(config.train.mixed_precision, config.train.device)
     dtype = HALF.get(half or "", torch.float32)
     family = family_of(folder)
@@ -72,7 +77,29 @@ def open_base(config: RunConfig, trainable_only: bool = False) -> Base | None:
     left = trainable_only or bool(config.data.load_tensors)
     pipe = family.open(folder, torch.device("cpu"), dtype, left, opening)
     family.trainable(pipe)  # one that cannot be trained says so before the data is looked at
+    clips = config.data.num_frames > 1 or config.data.buckets
+    if clips and isinstance(family, NativeFamily) and is_image_model(pipe.denoiser):
+        check_inflated(config, folder)
+        pipe.register_modules(unet=inflate(pipe.unet, config.model.conv, config.model.attention))
     return family, pipe
+
+
+def check_inflated(config: RunConfig, folder: Path) -> None:
+    """Whether a run can begin with the model of images in a folder.
+
+    Raises:
+        UsageError: it trains an adapter, or on what was encoded ahead for a model of videos.
+    """
+    if config.lora:
+        raise UsageError(
+            f"The model in {folder} is one of images: what is new in it for videos has to be trained whole, and --lora "
+            "trains adapters alone. Its own layers can be changed in low rank by --spatial lora."
+        )
+    if config.data.load_tensors:
+        raise UsageError(
+            f"The model in {folder} is one of images, and prepared data is made for models of videos: train on the "
+            "clips themselves, without --load_tensors."
+        )
 
 
 def shape_rules(config: RunConfig, base: Base | None = None) -> ShapeRules:
@@ -206,6 +233,8 @@ def learning(config: RunConfig, family: Family, pipe: Any) -> dict[str, nn.Modul
         UsageError: an adapter fits none of their layers, or there is no model for it to adapt.
     """
     settings = config.lora
+    if config.optim.spatial != "free":
+        return learning_along_time(config, family, pipe)
     if settings is None:
         parts = family.trainable(pipe)
         for component, part in parts.items():
@@ -225,6 +254,31 @@ def learning(config: RunConfig, family: Family, pipe: Any) -> dict[str, nn.Modul
         dora=settings.dora,
         dropout=settings.lora_dropout,
     )
+    return parts
+
+
+def learning_along_time(config: RunConfig, family: Family, pipe: Any) -> dict[str, nn.Module]:
+    """The same where the layers of a model of images stay as they are, or change in low rank; its text encoder stays.
+
+    Raises:
+        UsageError: they cannot be told from the layers along time.
+    """
+    parts = family.denoisers(pipe)
+    torch.manual_seed(config.seed)
+    for component, part in parts.items():
+        check_apart(part)
+        new = {name for name, _ in part.named_parameters() if along_time(part, name)}
+        layers = [
+            name
+            for name, module in part.named_modules()
+            if isinstance(module, nn.Linear | nn.Conv3d) and f"{name}.weight" not in new
+        ]
+        part.requires_grad_(False)
+        if config.optim.spatial == "lora":
+            lora.add({component: part}, layers, config.optim.spatial_rank)
+        for name, parameter in part.named_parameters():
+            if name in new:
+                parameter.requires_grad_(True)
     return parts
 
 
