@@ -137,7 +137,10 @@ def test_what_is_new_learns_and_what_it_learns_goes_along_time():
 def test_weights_that_are_missing_left_over_or_of_another_shape_are_named():
     image = stable_diffusion(**V1)
     weights = dict(image.state_dict())
-    del weights["mid_block.resnets.0.conv1.weight"], weights["down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_k.weight"]
+    del (
+        weights["mid_block.resnets.0.conv1.weight"],
+        weights["down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_k.weight"],
+    )
     weights["add_embedding.linear_1.weight"] = torch.zeros(2)
     weights["conv_out.weight"] = weights["conv_out.weight"][:3]
     with pytest.raises(ModelError) as said:

@@ -31,8 +31,8 @@ def is_stable_diffusion(folder: Path) -> bool:
     """
     if _read(folder / "config.json").get("_class_name") == UNET:
         raise ModelError(
-            f"{str(folder)!r} is a {UNET} by itself. To make videos it needs the text encoder, autoencoder and schedule "
-            "that it was trained with: give the folder of its pipeline, which has a model_index.json."
+            f"{str(folder)!r} is a {UNET} by itself. To make videos it needs the text encoder, autoencoder and "
+            "schedule that it was trained with: give the folder of its pipeline, which has a model_index.json."
         )
     return _read(folder / "model_index.json").get("_class_name") == IMAGES
 
@@ -65,8 +65,8 @@ def open_stable_diffusion(folder: Path) -> TextToVideoPipeline:
     published = scheduler.from_pretrained(folder / "scheduler")
     names = {theirs: ours for ours, theirs in PREDICTIONS.items()}
     prediction = names[published.config.get("prediction_type", "epsilon")]
-    size, (_, *strides) = config.get("sample_size") or 64, geometry_of(vae).strides
-    height, width = (n * stride for n, stride in zip([size] * 2 if isinstance(size, int) else size, strides, strict=True))
+    size, stride = config.get("sample_size") or 64, geometry_of(vae).strides[1]
+    height, width = (n * stride for n in ([size] * 2 if isinstance(size, int) else size))
     return TextToVideoPipeline(
         unet=unet,
         vae=vae,

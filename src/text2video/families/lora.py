@@ -298,12 +298,12 @@ def delta(layer: Any, names: Sequence[str] | None = None) -> Tensor:
 
 @contextmanager
 def folded(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Within, adapters are part of the weights of their layers, and the modules are as if there had never been any.
+    """Within, what `add` added (not DoRA) is part of the layers' weights, and the modules are as if it had never been.
 
     Weights come back bit for bit. Modules without adapters are left alone.
     """
     adapted = [module for module in modules if getattr(module, "peft_config", None)]
-    layers = []
+    layers: list[tuple[nn.Module, str, Any]] = []
     if adapted:
         from peft.tuners.lora import LoraLayer
 
@@ -318,7 +318,9 @@ def folded(modules: Iterable[nn.Module]) -> Iterator[None]:
         for module, name, layer in layers:
             base: Any = layer.get_base_layer()
             kept.append((base, base.weight.data))
-            change = delta(layer)
+            # not by `delta`: peft's merging fails on a Conv3d of kernel 1; the second matrix never has another
+            down, up = (part[NAME].weight.detach().flatten(1) for part in (layer.lora_A, layer.lora_B))
+            change = (up @ down).view_as(base.weight) * layer.scaling[NAME]
             base.weight.data = base.weight.data + change.to(base.weight.dtype)
             module.set_submodule(name, base)
         yield

@@ -179,7 +179,8 @@ class NativeFamily:
         if self.embeddings is not None:
             return padded([self.embeddings(caption)["hidden"] for caption in captions], pipe.device).condition()
         if self._frozen is None or self._frozen.model is not pipe.text_encoder:
-            self._frozen = pipe.reader()
+            reader: TextEncoder = pipe.reader()
+            self._frozen = reader
         return self._frozen(captions).condition()
 
     def embed(self, pipe: Any, caption: str) -> dict[str, Tensor]:

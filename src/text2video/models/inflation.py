@@ -50,14 +50,17 @@ def inflate(image: UNet3D, conv: str = "3d", attention: Sequence[str] = ()) -> U
             f"attention has {len(attention)} levels, {' '.join(attention)}, and the image model {len(own)}, "
             f"{' '.join(own)}. Give one for each of its levels."
         )
-    video = type(image).from_config(image.config, conv=conv, attention=attention)
+    made: Any = type(image).from_config(image.config, conv=conv, attention=attention)
+    video: UNet3D = made
     convolution = re.compile(r"(^|\.)(enter|conv_in|conv_out)\.0\.")  # the first factor
 
     def sources(name: str) -> tuple[str, ...]:
         return (convolution.sub(r"\1\2.", name),)
 
     theirs = image.state_dict()
-    waves = video.place_embedding.waves[0]  # of time, the slowest axis of the rows: those beside the constant one are new
+    waves = video.place_embedding.waves[
+        0
+    ]  # of time, the slowest axis of the rows: those beside the constant one are new
     for name in ("place_embedding.amplitudes.weight", "place_embedding.amplitudes.bias"):
         theirs[name] = torch.cat([theirs[name], *[torch.zeros_like(theirs[name])] * (waves - 1)])
     new = {name for name in video.state_dict() if along_time(video, name) and name not in theirs}

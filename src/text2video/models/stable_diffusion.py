@@ -87,7 +87,9 @@ def arguments(config: Mapping[str, Any], origin: str = "the image model") -> dic
     usual = {name: p.default for name, p in inspect.signature(UNet2DConditionModel.__init__).parameters.items()}
     given = {name: _plain(value) for name, value in config.items() if not name.startswith("_")}
     full = {name: _plain(value) for name, value in usual.items()} | given
-    odd = [f"{name} {value}" for name, value in given.items() if name not in _FOLLOWED and value != _plain(usual.get(name))]
+    odd = [
+        f"{name} {value}" for name, value in given.items() if name not in _FOLLOWED and value != _plain(usual.get(name))
+    ]
     widths, layers, heads = full["block_out_channels"], full["layers_per_block"], full["attention_head_dim"]
     downwards, upwards = full["down_block_types"], full["up_block_types"]
     attention = [_DOWN.get(kind) for kind in downwards]

@@ -68,7 +68,7 @@ def open_base(config: RunConfig, trainable_only: bool = False) -> Base | None:
         )
     torch.manual_seed(config.seed)  # of what is new in a model of images
     if inflation.is_stable_diffusion(folder) and not config.train.parts:
-        check_inflated(config, folder)
+        check_inflated(config)
         return NativeFamily(), inflation.open_stable_diffusion(folder)
     half = config.lora and choose_precision(config.train.mixed_precision, config.train.device)
     dtype = HALF.get(half or "", torch.float32)
@@ -77,28 +77,40 @@ def open_base(config: RunConfig, trainable_only: bool = False) -> Base | None:
     left = trainable_only or bool(config.data.load_tensors)
     pipe = family.open(folder, torch.device("cpu"), dtype, left, opening)
     family.trainable(pipe)  # one that cannot be trained says so before the data is looked at
-    clips = config.data.num_frames > 1 or config.data.buckets
-    if clips and isinstance(family, NativeFamily) and is_image_model(pipe.denoiser):
-        check_inflated(config, folder)
-        pipe.register_modules(unet=inflate(pipe.unet, config.model.conv, config.model.attention))
+    inflate_frames(config, family, pipe)
     return family, pipe
 
 
-def check_inflated(config: RunConfig, folder: Path) -> None:
-    """Whether a run can begin with the model of images in a folder.
+def inflate_frames(config: RunConfig, family: Family, pipe: Any) -> None:
+    """Make a model of single frames that was trained here one of videos, where a run has clips of several frames.
+
+    Its convolutions and attention are then those that the configuration says.
+
+    Raises:
+        ModelError: they do not suit it.
+        UsageError: see `check_inflated`.
+    """
+    clips = config.data.num_frames > 1 or config.data.buckets
+    if clips and isinstance(family, NativeFamily) and is_image_model(pipe.denoiser):
+        check_inflated(config)
+        pipe.register_modules(unet=inflate(pipe.unet, config.model.conv, config.model.attention))
+
+
+def check_inflated(config: RunConfig) -> None:
+    """Whether a run can begin with a model of images.
 
     Raises:
         UsageError: it trains an adapter, or on what was encoded ahead for a model of videos.
     """
     if config.lora:
         raise UsageError(
-            f"The model in {folder} is one of images: what is new in it for videos has to be trained whole, and --lora "
-            "trains adapters alone. Its own layers can be changed in low rank by --spatial lora."
+            f"{config.train.init_from} is a model of images: what is new in it for videos has to be trained whole, and "
+            "--lora trains adapters alone. Its own layers can be changed in low rank by --spatial lora."
         )
     if config.data.load_tensors:
         raise UsageError(
-            f"The model in {folder} is one of images, and prepared data is made for models of videos: train on the "
-            "clips themselves, without --load_tensors."
+            f"{config.train.init_from} is a model of images, and prepared data is made for models of videos: train on "
+            "the clips themselves, without --load_tensors."
         )
 
 

@@ -1,4 +1,4 @@
-"""Whole runs that begin with a model of images: its layers free, frozen or low-rank; what comes out, and what does not."""
+"""Whole runs that begin with a model of images: its layers free, frozen or low-rank; what comes out, what is refused."""
 
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from text2video.errors import ModelError, UsageError
 from text2video.generation import Settings, generate
 from text2video.models.inflation import along_time
 from text2video.models.stable_diffusion import inflate_stable_diffusion
+from text2video.planner.facts import facts_of
 from text2video.training.build import open_base
 from text2video.training.trainer import train
 
@@ -103,6 +104,9 @@ def test_a_model_of_single_frames_goes_on_as_one_of_videos(images, tmp_path):
     (found,) = generate(family, pipe, ["a red circle"], Settings(num_inference_steps=2))
     assert found.frames.shape == (4, 16, 16, 3)
 
+    facts = facts_of(config)  # planned as what it becomes
+    new = sum(p.numel() for name, p in pipe.unet.named_parameters() if along_time(pipe.unet, name))
+    assert sum(p.numel() for p in facts.trained.values()) == new
     again = train(configured("--init_from", images, "--num_frames", "1", "--output_dir", tmp_path / "images"))
     assert opened(again)[1].unet.config["conv"] == "2d"  # on single frames it stays what it is
 
@@ -110,12 +114,9 @@ def test_a_model_of_single_frames_goes_on_as_one_of_videos(images, tmp_path):
 def test_resumed_equals_unbroken_in_low_rank(images, tmp_path):
     flags = ("--init_from", images, *VIDEOS, "--spatial", "lora", "--ema_decay", "0.5")
     whole = train(configured(*flags, "--output_dir", tmp_path / "whole"))
-    config = configured(*flags, "--output_dir", tmp_path / "parts", "--max_steps", 1, "--lr_schedule", "constant")
-    config.optim.lr_schedule = "cosine"
+    config = configured(*flags, "--output_dir", tmp_path / "parts", "--max_steps", 1)
+    train(config)
     config.train.max_steps = 2
-    first = config.model_copy(deep=True)
-    first.train.max_steps = 1
-    train(first)
     parts = train(config, resume=True)
     one, other = load_file(whole / WEIGHTS), load_file(parts / WEIGHTS)
     assert one.keys() == other.keys()
@@ -128,7 +129,6 @@ def test_resumed_equals_unbroken_in_low_rank(images, tmp_path):
     [
         (["--lora"], UsageError, "trains adapters alone. .* --spatial lora"),
         (["--lora", "--spatial", "lora"], UsageError, "leave out lora"),
-        (["--load_tensors", "prepared", "--shapes", "null"], UsageError, "without --load_tensors"),
     ],
 )
 def test_what_cannot_be_is_said(made, flags, error, said):
@@ -137,11 +137,13 @@ def test_what_cannot_be_is_said(made, flags, error, said):
 
 
 def test_models_that_cannot_begin_a_video_are_refused(made, images, tmp_path):
+    with pytest.raises(UsageError, match="without --load_tensors"):
+        open_base(RunConfig.build({}, ["--init_from", str(made(stable_diffusion)), "--load_tensors", "prepared"]))
     with pytest.raises(UsageError, match=r"optim\.spatial frozen .* name that model by --init_from"):
         configured("--spatial", "frozen")
+    whole = configured("--init_from", images, *VIDEOS, "--conv", "3d", "--spatial", "lora", "--output_dir", tmp_path)
     with pytest.raises(UsageError, match="convolutions are 3d"):
-        flags = ("--init_from", images, *VIDEOS, "--conv", "3d", "--spatial", "lora", "--output_dir", tmp_path / "run")
-        train(configured(*flags))
+        train(whole)
     with pytest.raises(ModelError, match="attention has 3 levels"):
         open_base(configured("--init_from", images))
     alone = tmp_path / "alone"
@@ -153,5 +155,7 @@ def test_models_that_cannot_begin_a_video_are_refused(made, images, tmp_path):
     (broken / "unet").mkdir(parents=True)
     for name in ("model_index.json", "unet/config.json"):
         (broken / name).write_bytes((made(stable_diffusion) / name).read_bytes())
-    with pytest.raises(ModelError, match=r"There has to be a diffusion_pytorch_model.safetensors; there is config.json"):
+    with pytest.raises(
+        ModelError, match=r"There has to be a diffusion_pytorch_model.safetensors; there is config.json"
+    ):
         open_base(configured("--init_from", broken))
