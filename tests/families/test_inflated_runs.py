@@ -1,4 +1,4 @@
-"""Whole runs that begin with a model of images: its layers free, frozen or low-rank; what comes out, what is refused."""
+"""Whole runs that begin with a model of images: its layers free, frozen, low-rank; what comes out, what is refused."""
 
 from pathlib import Path
 

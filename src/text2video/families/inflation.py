@@ -43,8 +43,6 @@ def open_stable_diffusion(folder: Path) -> TextToVideoPipeline:
     Raises:
         ModelError: a part is missing, or is not one that this can be done with; what does not fit is named.
     """
-    import diffusers
-
     config = _read(folder / "unet" / "config.json")
     if config.get("_class_name") != UNET:
         raise ModelError(f"{folder / 'unet'} holds a {config.get('_class_name')}, and not a {UNET}.")
@@ -55,14 +53,10 @@ def open_stable_diffusion(folder: Path) -> TextToVideoPipeline:
     if (takes, gives, reads) != (channels, channels, text.width):
         raise ModelError(
             f"The U-Net in {folder} takes {takes} channels, gives {gives} and reads text {reads} wide; its autoencoder "
-            f"has {channels} channels and its text encoder is {text.width} wide. Give a model that makes pictures from text "
-            "alone: one for inpainting or for depth takes more."
+            f"has {channels} channels and its text encoder is {text.width} wide. Give a model that makes pictures from "
+            "text alone: one for inpainting or for depth takes more."
         )
-    kind = _read(folder / "scheduler" / "scheduler_config.json").get("_class_name")
-    scheduler = getattr(diffusers, str(kind), None)
-    if scheduler is None:
-        raise ModelError(f"{folder / 'scheduler'} holds no scheduler of diffusers.")
-    published = scheduler.from_pretrained(folder / "scheduler")
+    published = _scheduler(folder / "scheduler")
     names = {theirs: ours for ours, theirs in PREDICTIONS.items()}
     prediction = names[published.config.get("prediction_type", "epsilon")]
     size, stride = config.get("sample_size") or 64, geometry_of(vae).strides[1]
@@ -79,6 +73,24 @@ def open_stable_diffusion(folder: Path) -> TextToVideoPipeline:
         guidance_scale=7.5,  # the published default
         filled_captions=True,
     )
+
+
+def _scheduler(folder: Path) -> Any:
+    """The scheduler of diffusers in a folder.
+
+    Raises:
+        ModelError: there is none, or one for another kind of prediction.
+    """
+    import diffusers
+
+    config = _read(folder / "scheduler_config.json")
+    kind = getattr(diffusers, str(config.get("_class_name")), None)
+    if kind is None or config.get("prediction_type", "epsilon") not in PREDICTIONS.values():
+        raise ModelError(
+            f"{folder} holds no scheduler that is known: its class is {config.get('_class_name')}, and it predicts "
+            f"{config.get('prediction_type')}."
+        )
+    return kind.from_pretrained(folder)
 
 
 def _weights(folder: Path) -> dict[str, Tensor]:
