@@ -22,6 +22,7 @@ def test_both_sides_of_a_fine_tuning_are_measured(tmp_path, monkeypatch):
         assert "s a step, peak" in gpu.table({f"modelscope-1.7b {side} 0": found})[0]
 
 
+@pytest.mark.slow
 def test_a_model_of_images_is_measured_against_one_from_nothing(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     inflation, out = import_module("inflation"), tmp_path / "inflation.json"
