@@ -1,5 +1,6 @@
 """Whole runs that begin with a model of images: its layers free, frozen, low-rank; what comes out, what is refused."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 from checkpoints import stable_diffusion
 from contract import opened
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file
 
 from text2video import LatentUNet3D, UNet3D
@@ -145,12 +146,18 @@ def test_models_that_cannot_begin_a_video_are_refused(made, images, tmp_path):
     with pytest.raises(UsageError, match="convolutions are 3d"):
         train(whole)
     with pytest.raises(ModelError, match="attention has 3 levels"):
-        open_base(configured("--init_from", images))
+        describe(configured("--init_from", images))
     alone = tmp_path / "alone"
     alone.mkdir()
     (alone / "config.json").write_bytes((made(stable_diffusion) / "unet" / "config.json").read_bytes())
     with pytest.raises(ModelError, match="is a UNet2DConditionModel by itself"):
         open_base(configured("--init_from", alone))
+    wide = tmp_path / "wide"
+    shutil.copytree(made(stable_diffusion), wide)
+    config = UNet2DConditionModel.load_config(wide / "unet")
+    UNet2DConditionModel.from_config(config, in_channels=9).save_pretrained(wide / "unet")
+    with pytest.raises(ModelError, match="takes 9 channels, gives 4 and reads text 16 wide; its autoencoder has 4"):
+        open_base(configured("--init_from", wide))
     broken = tmp_path / "broken"
     (broken / "unet").mkdir(parents=True)
     for name in ("model_index.json", "unet/config.json"):

@@ -143,13 +143,15 @@ def test_weights_that_are_missing_left_over_or_of_another_shape_are_named():
     )
     weights["add_embedding.linear_1.weight"] = torch.zeros(2)
     weights["conv_out.weight"] = weights["conv_out.weight"][:3]
+    weights["conv_norm_out.bias"] = torch.tensor(1.0)
     with pytest.raises(ModelError) as said:
         inflate_stable_diffusion(image.config, weights, "my/unet")
     for part in (
         r"The weights of my/unet do not make a LatentUNet3D",
         "lacks down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_k.weight, mid_block.resnets.0.conv1.weight",
         "has beside what is known add_embedding.linear_1.weight",
-        "has in another shape conv_out.weight [3, 32, 3, 3], where leave.weight is [4, 32, 1, 3, 3]",
+        "conv_out.weight [3, 32, 3, 3], where leave.weight is [4, 32, 1, 3, 3]",
+        "has in another shape conv_norm_out.bias [], where norm.bias is [32]",
     ):
         assert part in str(said.value)
 

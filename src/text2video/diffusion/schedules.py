@@ -10,7 +10,6 @@ Samplers are diffusers schedulers, by name. `Schedule.from_scheduler` reads the 
 
 import math
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -69,11 +68,11 @@ class Schedule:
         num_timesteps: int = 1000,
         shift: float = 1.0,
         cumprod: Tensor | None = None,
-        betas: Mapping[str, Any] = MappingProxyType({}),
+        betas: Mapping[str, Any] | None = None,
     ):
         if name not in (*BETAS, "flow"):
             raise UsageError(f"There is no noise schedule {name!r}. Choose one of {', '.join(BETAS)}, flow.")
-        self.name, self.num_timesteps, self.shift, self.betas = name, num_timesteps, shift, betas
+        self.name, self.num_timesteps, self.shift, self.betas = name, num_timesteps, shift, betas or {}
         if name != "flow":
             if cumprod is None:
                 cumprod = DDPMScheduler(num_timesteps, beta_schedule=BETAS[name]).alphas_cumprod

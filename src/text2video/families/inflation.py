@@ -84,8 +84,9 @@ def _scheduler(folder: Path) -> Any:
     import diffusers
 
     config = _read(folder / "scheduler_config.json")
-    kind = getattr(diffusers, str(config.get("_class_name")), None)
-    if kind is None or config.get("prediction_type", "epsilon") not in PREDICTIONS.values():
+    kind: Any = getattr(diffusers, str(config.get("_class_name")), None)
+    known = isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)
+    if not known or config.get("prediction_type", "epsilon") not in PREDICTIONS.values():
         raise ModelError(
             f"{folder} holds no scheduler that is known: its class is {config.get('_class_name')}, and it predicts "
             f"{config.get('prediction_type')}."

@@ -58,9 +58,8 @@ def inflate(image: UNet3D, conv: str = "3d", attention: Sequence[str] = ()) -> U
         return (convolution.sub(r"\1\2.", name),)
 
     theirs = image.state_dict()
-    waves = video.place_embedding.waves[
-        0
-    ]  # of time, the slowest axis of the rows: those beside the constant one are new
+    # Time is the slowest axis of the field's rows, and its constant wave the first: the others are new.
+    waves = video.place_embedding.waves[0]
     for name in ("place_embedding.amplitudes.weight", "place_embedding.amplitudes.bias"):
         theirs[name] = torch.cat([theirs[name], *[torch.zeros_like(theirs[name])] * (waves - 1)])
     new = {name for name in video.state_dict() if along_time(video, name) and name not in theirs}
@@ -109,7 +108,7 @@ def carry(
         origin: what the weights are of, for an error.
 
     Raises:
-        ModelError: weights are missing, left over, or of another shape; all are named.
+        ModelError: weights are missing, left over, or of another shape; they are named.
     """
     own, modules = model.state_dict(), dict(model.named_modules())
     wanted = {name: sources(name) for name in own if name not in new}
@@ -119,10 +118,11 @@ def carry(
     for name, names in wanted.items():
         if not {*names} <= weights.keys():
             continue
-        value = torch.cat([weights[there] for there in names])
-        fitted = _fitted(value, own[name], modules[name.rpartition(".")[0]])
+        values = [weights[there] for there in names]
+        fitted = _fitted(values, own[name], modules[name.rpartition(".")[0]])
         if fitted is None:
-            odd.append(f"{names[0]} {[*value.shape]}, where {name} is {[*own[name].shape]}")
+            shapes = (f"{there} {[*value.shape]}" for there, value in zip(names, values, strict=True))
+            odd.append(f"{', '.join(shapes)}, where {name} is {[*own[name].shape]}")
         else:
             own[name].copy_(fitted)
     if missing or surplus or odd:
@@ -131,8 +131,11 @@ def carry(
         raise ModelError(f"The weights of {origin} do not make a {type(model).__name__}: it {found}.")
 
 
-def _fitted(value: Tensor, like: Tensor, module: Any) -> Tensor | None:
-    """A weight of an image model in the shape of one here; None where it does not fit."""
+def _fitted(values: Sequence[Tensor], like: Tensor, module: Any) -> Tensor | None:
+    """Weights of an image model, one after the other, in the shape of one here; None where they do not fit."""
+    if len({value.shape[1:] for value in values}) > 1 or not all(value.ndim for value in values):
+        return None
+    value = torch.cat([*values])
     if value.ndim == 4:  # [O, I, H, W]: a 1 x 1 convolution is a linear layer here
         value = value.flatten(1) if like.ndim == 2 else value[:, :, None]
     if value.shape == like.shape:

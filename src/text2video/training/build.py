@@ -66,9 +66,13 @@ def open_base(config: RunConfig, trainable_only: bool = False) -> Base | None:
             "--block_offload keeps weights out of a GPU's memory, and the device is the CPU: leave it out here. "
             "--quantize int8 and --layerwise_casting work on a CPU too."
         )
-    torch.manual_seed(config.seed)  # of what is new in a model of images
     if inflation.is_stable_diffusion(folder) and not config.train.parts:
         check_inflated(config)
+        logger.info(
+            "%s is a model of images: it gets new layers along time. By --motion_adapter it would be AnimateDiff",
+            folder,
+        )
+        torch.manual_seed(config.seed)  # of what is new in it
         return NativeFamily(), inflation.open_stable_diffusion(folder)
     half = config.lora and choose_precision(config.train.mixed_precision, config.train.device)
     dtype = HALF.get(half or "", torch.float32)
@@ -77,7 +81,6 @@ def open_base(config: RunConfig, trainable_only: bool = False) -> Base | None:
     left = trainable_only or bool(config.data.load_tensors)
     pipe = family.open(folder, torch.device("cpu"), dtype, left, opening)
     family.trainable(pipe)  # one that cannot be trained says so before the data is looked at
-    inflate_frames(config, family, pipe)
     return family, pipe
 
 
@@ -93,6 +96,8 @@ def inflate_frames(config: RunConfig, family: Family, pipe: Any) -> None:
     clips = config.data.num_frames > 1 or config.data.buckets
     if clips and isinstance(family, NativeFamily) and is_image_model(pipe.denoiser):
         check_inflated(config)
+        logger.info("%s is a model of images: it gets new layers along time", config.train.init_from)
+        torch.manual_seed(config.seed)
         pipe.register_modules(unet=inflate(pipe.unet, config.model.conv, config.model.attention))
 
 
@@ -154,6 +159,7 @@ def build(
     diffusion = config.diffusion
     if base:
         family, pipe = base
+        inflate_frames(config, family, pipe)
         if config.text.text_encoder != "builtin":
             if config.lora:
                 raise UsageError("--lora leaves the text encoder as it is: leave out --text_encoder, or --lora.")
