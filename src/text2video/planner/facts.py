@@ -31,7 +31,8 @@ from ..models.discriminator import PatchDiscriminator
 from ..models.text import BuiltinTextModel, text_source
 from ..models.video_vae import VideoVAE
 from ..sizes import ALL, Bucket, ShapeRules, parse_all
-from ..training.build import inflate_frames, learning
+from ..training.build import learning
+from ..training.from_images import inflate_frames
 from .tracing import CPU, META
 
 Predict = Callable[[Tensor, Tensor], Tensor]
