@@ -55,7 +55,7 @@ def main() -> None:
         rates = [runs[name]["right"] for runs in seeds.values()]
         summary[name] = float(np.mean(rates))
         print(f"{name:9} right {summary[name]:6.1%}: {' '.join(format(rate, '.1%') for rate in rates)}")
-    reached = summary["inflated"] >= summary["scratch"]
+    reached = summary["inflated"] >= summary["scratch"] > 0
     print(f"inflated reaches scratch in half of the steps: {'yes' if reached else 'no'}")
     values = {"steps": options.steps, "image_steps": options.image_steps, "prompts": options.prompts, "options": flags}
     write_result("inflation", {**values, "right": summary, "reached": reached, "seeds": seeds}, path=options.out)
