@@ -168,7 +168,7 @@ def test_flags_that_cannot_be_read_are_named():
         (["--val_fraction", "1"], "data.val_fraction is 1"),
         (["--learning_rate", "nan"], "optim.learning_rate"),
         (["--prediction", "noise"], "'epsilon', 'v', 'x0' or 'flow'"),
-        (["--attention", "time", "space"], "model.attention.1 is 'space'"),
+        (["--attention", "time", "sideways"], "model.attention.1 is 'sideways'"),
         (["--shapes", "--data_dir", "x"], "data.shapes makes its own clips"),
         (["--shapes", "--max_objects", "3"], "the demo world small holds 1 or 2, full up to 3"),
         (["--shapes", "--augment", "--max_samples", "3"], "leave out augment, max_samples"),
