@@ -281,7 +281,7 @@ def test_lines_for_several_processes(place):
         for words in lines(code)
         if words[0] in ("accelerate", "torchrun")
     ]
-    assert len(launched) == 2
+    assert len(launched) == 3
     for program, *tokens in launched:
         port = ["launch", "--main_process_port", "0"] if program == "accelerate" else ["--standalone"]
         command = [Path(sys.executable).parent / program, *port, *tokens[program == "accelerate" :], *TINY]

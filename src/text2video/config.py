@@ -88,6 +88,15 @@ class RunConfig(Section):
             )
         if self.memory.quantize and len(held) > 1:
             raise ValueError(f"memory.quantize holds weights in one way and memory.{held[1]} in another: leave out one")
+        if self.train.sharding != "none":
+            alone = {"lora": self.lora is not None, "optim.optimizer adamw8bit": self.optim.optimizer == "adamw8bit"}
+            alone["optim.spatial lora"] = self.optim.spatial == "lora"
+            alone["train.mixed_precision fp16"] = self.train.mixed_precision == "fp16"
+            if given := [name for name, value in alone.items() if value]:
+                raise ValueError(
+                    f"train.sharding deals out weights that all train, in float32 or bf16: leave out "
+                    f"{' and '.join(given)}, or leave out train.sharding"
+                )
         unused = ("augment", "buckets", "caption_prefix", "max_samples", "dataset_class")
         if self.data.shapes is not None and (given := [name for name in unused if getattr(self.data, name)]):
             raise ValueError(f"data.shapes makes its own clips: leave out {', '.join(given)}")

@@ -284,6 +284,9 @@ class TrainConfig(Section):
         "no", description="auto: bf16 where this machine computes it fast; bare flag: bf16"
     )
     gradient_checkpointing: bool = Field(False, description="less memory, about a third more time")
+    sharding: Literal["none", "full"] = Field(
+        "none", description="full: each of several processes holds a share of the weights (FSDP2), none: all of them"
+    )
     compile: bool = Field(False, description="torch.compile, where a compiler is found")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to compute")
     init_from: Path | None = Field(None, description="model folder to start from")

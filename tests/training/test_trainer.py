@@ -1,11 +1,9 @@
 """A run is exact: resumed equals unbroken, however it was broken, and many processes equal one."""
 
 import json
-import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from two_processes import RUN, run_in_two
 
 from text2video import video
 from text2video.config import RunConfig
@@ -108,15 +107,6 @@ def kill_and_resume(flags: list[str], run: Path, moments: list[float]) -> int:
     return killed
 
 
-RUN = """
-import sys
-from text2video.config import RunConfig
-from text2video.training.trainer import train
-print("ready", flush=True)
-train(RunConfig.build({}, [*sys.argv[2:], "--output_dir", sys.argv[1]]), resume=True)
-"""
-
-
 def test_killed_hard_then_resumed_equals_unbroken(unbroken, tmp_path):
     run, flags = unbroken
     assert kill_and_resume(flags, tmp_path / "run", [0.8, 1.6]) >= 1
@@ -149,23 +139,7 @@ def test_two_processes_equal_one(tmp_path, tiny_flags):
         "--gradient_accumulation_steps",
         "2",
     ]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    shared |= {"ACCELERATE_USE_CPU": "true", "LOCAL_WORLD_SIZE": "2"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", RUN, str(two), *flags],
-            env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    for process in processes:
-        _, errors = process.communicate(timeout=240)
-        assert process.returncode == 0, errors
+    run_in_two(two, flags)
     assert losses(one).keys() == losses(two).keys()
     for step, loss in losses(one).items():
         assert abs(loss - losses(two)[step]) < 1e-5

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from ..diffusion.objectives import expand
@@ -191,7 +192,7 @@ class Wan(PretrainedFamily):
         for name, own in (("transformer", noisy), ("transformer_2", ~noisy)):
             rows = own.nonzero().flatten()
             # Processes that exchange gradients wait for those of every parameter: one row asks, and does not count.
-            idle = not len(rows) and isinstance(modules[name], DistributedDataParallel)
+            idle = not len(rows) and isinstance(modules[name], (DistributedDataParallel, FSDPModule))
             rows = rows.new_zeros(1) if idle else rows
             if len(rows):
                 some = {key: value[rows] for key, value in condition.items()}

@@ -137,6 +137,11 @@ def _plan(config: RunConfig, on_gpu: bool, clips: int | None, facts: Facts) -> P
     notes = []
     if train.gradient_checkpointing and not any(map(can_recompute, facts.learning.values())):
         notes.append("This model has no gradient checkpointing: the option saves nothing.")
+    if train.sharding != "none":
+        notes.append(
+            "Sharding is not planned for: with N processes each holds an Nth of weights, gradients, averages and "
+            "optimiser, besides the whole averaged model while it validates or makes previews."
+        )
     if config.memory.block_offload:
         notes.append("Block offloading is not planned for: the GPU needs less than this, and main memory more.")
     own: dict[str, float] = {"CUDA itself (assumed)": CONTEXT} if on_gpu else {}

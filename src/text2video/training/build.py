@@ -168,6 +168,7 @@ def build_autoencoder(config: RunConfig, base: Base | None, begun: Path | None) 
     """The same of a run that trains a video autoencoder; what of it does not learn comes from `begun`."""
     settings = config.vae
     given = {"--lora": config.lora, "--load_tensors": config.data.load_tensors, "--codec": config.model.codec}
+    given["--sharding"] = config.train.sharding != "none"
     if names := [name for name, value in given.items() if value]:
         raise UsageError(f"A video autoencoder is trained whole, on pixels: leave out {' and '.join(names)}.")
     torch.manual_seed(config.seed)

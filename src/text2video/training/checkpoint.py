@@ -15,12 +15,13 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from ..errors import TrainingError
-from .ema import EMA
+from .sharding import dealt, dealt_state
 
 
 def write_whole(folder: Path, fill: Callable[[Path], None]) -> None:
@@ -103,25 +104,26 @@ class Checkpoints:
     def save(
         self,
         step: int,
-        weights: EMA,
-        states: Mapping[str, Any],
+        weights: Mapping[str, Tensor],
+        averages: Mapping[str, Tensor],
+        states: Mapping[str, dict[str, Any]],
         write_model: Callable[[Path], None],
         clips_per_step: int,
     ) -> Path:
         """Write the checkpoint after `step` steps, point `last` at it, and remove those no longer kept.
 
         Args:
-            weights: what trains, and its average.
-            states: optimisers and whatever else has a `state_dict`.
+            weights, averages: what trains, and its average; whole.
+            states: of optimisers and whatever else has a `state_dict`.
             write_model: writes the averaged model into a folder, ready to generate with.
             clips_per_step: of all processes and micro-steps; the order of the clips depends on it.
         """
         state = {"step": step, "clips_per_step": clips_per_step}
 
         def fill(folder: Path) -> None:
-            save_file(_whole(weights.parameters), folder / "weights.safetensors")
-            save_file(_whole(weights.averages), folder / "ema.safetensors")
-            torch.save({name: state.state_dict() for name, state in states.items()}, folder / "optimizer.pt")
+            save_file(_on_cpu(weights), folder / "weights.safetensors")
+            save_file(_on_cpu(averages), folder / "ema.safetensors")
+            torch.save(dict(states), folder / "optimizer.pt")
             write_model(folder / "model")
             (folder / "state.json").write_text(json.dumps(state), encoding="utf-8")
 
@@ -138,7 +140,8 @@ class Checkpoints:
     def load(
         self, step: int, weights: Mapping[str, Tensor], averages: Mapping[str, Tensor], states: Mapping[str, Any]
     ) -> None:
-        """Read a checkpoint into what trains. Learning rate, weight decay and the like stay as they are configured.
+        """Read a checkpoint into what trains, whole or dealt out. Learning rate, weight decay and the like stay as they
+        are configured.
 
         Raises:
             TrainingError: its weights do not fit the model of this configuration.
@@ -146,17 +149,18 @@ class Checkpoints:
         folder = self.path(step)
         try:
             for file, own in (("weights", weights), ("ema", averages)):
-                saved = load_file(folder / f"{file}.safetensors")
-                if saved.keys() != own.keys():
-                    raise ValueError(f"{file} are of {len(saved)} tensors, and here are {len(own)}")
-                with torch.no_grad():
-                    for name, value in own.items():
-                        value.copy_(saved[name])
-            saved = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
+                with safe_open(folder / f"{file}.safetensors", "pt") as saved, torch.no_grad():
+                    if set(saved.keys()) != own.keys():
+                        raise ValueError(f"{file} are of {len(saved.keys())} tensors, and here are {len(own)}")
+                    for name, value in own.items():  # one by one: a large model is not twice in memory
+                        value.copy_(dealt(saved.get_tensor(name), value))
+            # of what is dealt out each process reads its share alone, and the system holds the file once for all
+            apart = any(isinstance(value, DTensor) for value in weights.values())
+            saved = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True, mmap=apart)
             for name, state in states.items():
                 groups = getattr(state, "param_groups", [])
                 settings = [{key: value for key, value in group.items() if key != "params"} for group in groups]
-                state.load_state_dict(saved[name])
+                state.load_state_dict(dealt_state(saved[name], state))
                 for group, values in zip(getattr(state, "param_groups", []), settings, strict=True):
                     group.update(values)
         except (RuntimeError, KeyError, ValueError, OSError, EOFError, SafetensorError, UnpicklingError) as error:
@@ -203,5 +207,5 @@ class Checkpoints:
                 path.unlink(missing_ok=True)
 
 
-def _whole(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _on_cpu(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach().cpu().contiguous() for name, value in weights.items()}

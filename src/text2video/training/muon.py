@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .sharding import assembled, dealt
+
 
 class Muon(torch.optim.Optimizer):
     """Muon for groups with `hidden=True`, AdamW (Loshchilov and Hutter 2017) for the others.
@@ -50,13 +52,14 @@ class Muon(torch.optim.Optimizer):
             momentum = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
             gradient: Any = parameter.grad
             momentum.mul_(decay).add_(gradient)
-            matrices.append(torch.add(gradient, momentum, alpha=decay).flatten(1))  # Nesterov
+            # Nesterov's; singular values are those of the whole matrix, wherever its shares are
+            matrices.append(assembled(torch.add(gradient, momentum, alpha=decay)).flatten(1))
             same[tuple(matrices[-1].shape)].append(index)
         updates = list(matrices)
         for (rows, columns), indices in same.items():
             together = orthogonal(torch.stack([matrices[i] for i in indices])) * max(1.0, rows / columns) ** 0.5
             for index, update in zip(indices, together, strict=True):
-                updates[index] = update.view_as(parameters[index])
+                updates[index] = dealt(update.view(parameters[index].shape), parameters[index])
         return updates
 
 

@@ -28,8 +28,7 @@ class BlockOffload:
     """
 
     def __init__(self, model: nn.Module, device: torch.device):
-        # what diffusers keeps in one piece, or compiles once for all
-        kinds = [*(getattr(model, "_no_split_modules", None) or []), *(getattr(model, "_repeated_blocks", None) or [])]
+        kinds = block_kinds(model)
         chains = [child for child in model.children() if isinstance(child, nn.ModuleList)]
         self.blocks = [block for chain in chains for block in chain if type(block).__name__ in kinds]
         if not self.blocks or not getattr(model, "_supports_gradient_checkpointing", False):
@@ -94,9 +93,19 @@ class BlockOffload:
         return checkpoint(partial(block, **kwargs), *args, use_reentrant=True)
 
 
-def offload_blocks(pipe: Any, parts: Mapping[str, nn.Module], device: torch.device) -> list[BlockOffload]:
-    """Puts a pipeline on a device, but of these parts only what is not in their blocks."""
+def block_kinds(model: nn.Module) -> list[str]:
+    """Names of the classes of a model's blocks: what diffusers keeps in one piece, or compiles once for all."""
+    return [*(getattr(model, "_no_split_modules", None) or []), *(getattr(model, "_repeated_blocks", None) or [])]
+
+
+def move_all_but(parts: Mapping[str, nn.Module], pipe: Any, device: torch.device) -> None:
+    """Puts a pipeline on a device, and leaves these parts of it, component -> module, where they are."""
     pipe.register_modules(**dict.fromkeys(parts))
     pipe.to(device)
     pipe.register_modules(**parts)
+
+
+def offload_blocks(pipe: Any, parts: Mapping[str, nn.Module], device: torch.device) -> list[BlockOffload]:
+    """Puts a pipeline on a device, but of these parts only what is not in their blocks."""
+    move_all_but(parts, pipe, device)
     return [BlockOffload(part, device) for part in parts.values()]

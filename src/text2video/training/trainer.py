@@ -9,29 +9,23 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, broadcast_object_list
 from torch import Tensor, nn
 
 from ..config import RunConfig
 from ..data.dataset import to_float
 from ..diffusion.objectives import Batch, packed_loss
-from ..errors import Text2VideoError, TrainingError, UsageError
+from ..errors import TrainingError, UsageError
 from ..families import lora
-from ..families.devices import choose_device
 from ..families.opening import model_folder
 from ..families.precision import cast_layers
 from .build import (
     HALF,
     build,
-    choose_precision,
     has_compiler,
     learning,
     open_base,
@@ -47,9 +41,11 @@ from .embedding import embed_ahead
 from .interrupt import Interrupt
 from .offload import offload_blocks
 from .optim import learning_rate, make_optimizer
+from .processes import accelerator_of, by_first
 from .recompute import recompute
 from .rehearsal import rehearse
-from .tracking import NotANumber, Tracker, best_so_far, tracker_names
+from .sharding import Sharded, assembled, blocks_of, collected
+from .tracking import NotANumber, Tracker, best_so_far
 from .watching import sample_videos, validation_loss
 
 logger = logging.getLogger("text2video")
@@ -106,27 +102,7 @@ class Trainer:
         on_embedded: Callable[[int, int], None] | None = None,
     ):
         self.config = config
-        # accelerate remembers the first run of a process; a second one may want another device or precision.
-        wanted = choose_device(config.train.device)
-        AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
-        self.accelerator = Accelerator(
-            mixed_precision=choose_precision(config.train.mixed_precision, config.train.device),
-            cpu=config.train.device == "cpu",
-            log_with=tracker_names(config) or None,
-            project_dir=config.output_dir / "logs",
-            kwargs_handlers=[
-                # the last layers of some pretrained models give what no one asks for, and learn nothing from it
-                DistributedDataParallelKwargs(
-                    broadcast_buffers=False, find_unused_parameters=config.train.init_from is not None
-                ),
-                InitProcessGroupKwargs(timeout=timedelta(hours=12)),  # the others wait while one checks the data
-            ],
-        )
-        if config.train.device != "auto" and self.accelerator.device.type != wanted.type:
-            raise UsageError(
-                f"--device {config.train.device} cannot be used on this machine: accelerate chooses "
-                f"{self.accelerator.device.type} here. Leave --device out, or hide the other devices."
-            )
+        self.accelerator = accelerator_of(config)
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         self.rank, self.world = rank, world
 
@@ -148,19 +124,9 @@ class Trainer:
         if self.base and self.data.known:
             embed_ahead(self.family, self.pipe, self.data.known, self.accelerator.device, on_embedded)
         self.place(parts)
-        whole = not config.memory.block_offload
-        self.modules: dict[str, nn.Module] = {
-            name: self.accelerator.prepare_model(part, device_placement=whole) for name, part in parts.items()
-        }
-        # The loop says itself where it computes in mixed precision, so that previews compute as `generate` does.
-        self.parts = {
-            name: self.accelerator.unwrap_model(m, keep_fp32_wrapper=False) for name, m in self.modules.items()
-        }
+        self.modules, self.parts = self.prepared(parts)
         weights = {
-            f"{name}.{key}": p
-            for name, part in self.parts.items()
-            for key, p in part.named_parameters()
-            if p.requires_grad
+            f"{name}.{key}": p for name, part in parts.items() for key, p in part.named_parameters() if p.requires_grad
         }
         self.ema = EMA(weights, config.optim.ema_decay)
         names = {p: name for name, p in weights.items()}
@@ -177,11 +143,13 @@ class Trainer:
     def place(self, parts: dict[str, nn.Module]) -> None:
         """Put the pipeline on the device, with what the configuration asks of the modules."""
         train, memory, device = self.config.train, self.config.memory, self.accelerator.device
+        half = HALF.get(self.accelerator.mixed_precision)
+        dealt_out = train.sharding == "full" and self.world > 1
         if memory.layerwise_casting:
-            cast_layers(parts.values(), HALF.get(self.accelerator.mixed_precision, torch.float32))
+            cast_layers(parts.values(), half or torch.float32)
         if memory.block_offload:
             offload_blocks(self.pipe, parts, device)
-        else:
+        elif not dealt_out:
             self.pipe.to(device)
         for part in parts.values():
             part.train()
@@ -191,9 +159,21 @@ class Trainer:
                 recompute(part)
             if train.compile:
                 if has_compiler(self.accelerator.device):
-                    part.compile()
+                    # shares are gathered between blocks, where no graph goes on; later than this nothing is compiled
+                    for module in blocks_of(part) if dealt_out else [part]:
+                        module.compile()
                 else:
                     logger.warning("There is no compiler for torch.compile on this machine: training runs without it.")
+        self.sharded = Sharded(self.pipe, parts, device, half) if dealt_out else None
+
+    def prepared(self, parts: dict[str, nn.Module]) -> tuple[dict[str, nn.Module], dict[str, nn.Module]]:
+        """The modules that train, shared among processes, and the same as plain ones, to look at and to save."""
+        if self.sharded:
+            return parts, self.sharded.whole
+        here = not self.config.memory.block_offload
+        modules = {name: self.accelerator.prepare_model(part, device_placement=here) for name, part in parts.items()}
+        # The loop says itself where it computes in mixed precision, so that previews compute as `generate` does.
+        return modules, {name: self.accelerator.unwrap_model(m, keep_fp32_wrapper=False) for name, m in modules.items()}
 
     # --- the run ------------------------------------------------------------------------------------------------
 
@@ -220,8 +200,9 @@ class Trainer:
         try:
             with self.interrupt:
                 self.loop(tracker, done)
-            if main:
-                write_whole(self.final, self.write_model)
+            with self.averaged(to_save=True):
+                if main:
+                    write_whole(self.final, self.write_model)
             self.accelerator.wait_for_everyone()
         except NotANumber as error:
             good = self.checkpoints.steps()
@@ -248,18 +229,9 @@ class Trainer:
     def open_data(self, on_checked: Callable[[int, int], None] | None) -> RunData:
         """The run's data, checked by one process for all."""
         rules = shape_rules(self.config, self.base)
-        if self.world == 1:
-            return open_data(self.config.data, self.config.seed, rules, on_checked)
-        found: list[Any] = [None]
-        if self.accelerator.is_main_process:
-            try:
-                found = [open_data(self.config.data, self.config.seed, rules, on_checked)]
-            except Text2VideoError as error:
-                found = [error]
-        broadcast_object_list(found)
-        if isinstance(found[0], Text2VideoError):
-            raise found[0]
-        return found[0]
+        return by_first(
+            self.accelerator, partial(open_data, self.config.data, self.config.seed, rules, on_checked=on_checked)
+        )
 
     def loop(self, tracker: Tracker, done: int) -> None:
         """Steps `done` + 1 to the last, with validation, previews and checkpoints between them."""
@@ -302,7 +274,8 @@ class Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * learning_rate(self.config.optim, step, self.total_steps)
             own = [p for group in optimizer.param_groups for p in group["params"]]
-            grad_norm = self.accelerator.clip_grad_norm_(own, self.config.optim.max_grad_norm)
+            norm: Any = self.accelerator.clip_grad_norm_(own, self.config.optim.max_grad_norm)
+            grad_norm = assembled(norm)
             optimizer.step()
             for other in self.optimizers.values():
                 other.zero_grad()
@@ -356,8 +329,8 @@ class Trainer:
         return self.config.optim.learning_rate * learning_rate(self.config.optim, step, self.total_steps)
 
     def synchronised(self, last: bool) -> Any:
-        """Gradients are exchanged between processes in the last micro-step only."""
-        if last or self.world == 1:
+        """Gradients are exchanged between processes in the last micro-step only; dealt out, they are in each."""
+        if last or self.world == 1 or self.sharded:
             return nullcontext()
         stack = ExitStack()
         for module in self.modules.values():
@@ -388,34 +361,45 @@ class Trainer:
     def save(self, tracker: Tracker, step: int) -> None:
         """A checkpoint; what metrics.jsonl says up to it is on the disk first."""
         tracker.sync()
-        if self.accelerator.is_main_process:
-            self.checkpoints.save(step, self.ema, self.states, self.write_model, self.sampler.batch_size)
-            if self.is_best(step):
-                self.checkpoints.mark_best(step)
+        main = self.accelerator.is_main_process
+        states = {name: state.state_dict() for name, state in self.states.items()}
+        everything = (self.ema.parameters, self.ema.averages, states)
+        weights, averages, states = collected(everything, main)
+        with self.averaged(to_save=True):
+            if main:
+                self.checkpoints.save(step, weights, averages, states, self.write_model, self.sampler.batch_size)
+                if self.is_best(step):
+                    self.checkpoints.mark_best(step)
         self.accelerator.wait_for_everyone()
 
     @contextmanager
-    def averaged(self) -> Iterator[None]:
-        """Within, the pipeline is the one that would be saved: averaged weights, nothing that only training wants."""
+    def averaged(self, to_save: bool = False) -> Iterator[None]:
+        """Within, the pipeline is the one that would be saved: averaged weights, nothing that only training wants.
+
+        All processes enter at once. `to_save`: only the first one has to have it, and in main memory.
+        """
+        device = self.accelerator.device
+        if to_save:
+            device = torch.device("cpu") if self.accelerator.is_main_process else None
+        applied = self.sharded.gathered(self.ema.averages, device) if self.sharded else self.ema.applied()
         for part in self.parts.values():
             part.eval()
         try:
-            with self.ema.applied(), torch.compiler.set_stance("force_eager"):
+            with applied, torch.compiler.set_stance("force_eager"):
                 yield
         finally:
             for part in self.parts.values():
                 part.train()
 
     def write_model(self, folder: Path) -> None:
-        """The averaged model, or its adapter, as a folder that `generate` takes."""
-        with self.averaged():
-            if self.config.lora is None:
-                self.family.settle(self.pipe, self.some_videos)
-                with lora.folded(self.parts.values()):
-                    self.family.save(self.pipe, folder)
-            else:
-                train = self.config.train
-                lora.save(folder, self.parts, model_folder(train.init_from or ""), train.parts)
+        """The model as it is `averaged`, or its adapter, as a folder that `generate` takes."""
+        if self.config.lora is None:
+            self.family.settle(self.pipe, self.some_videos)
+            with lora.folded(self.parts.values()):
+                self.family.save(self.pipe, folder)
+        else:
+            train = self.config.train
+            lora.save(folder, self.parts, model_folder(train.init_from or ""), train.parts)
 
     def agree(self, flag: bool) -> bool:
         """Whether any process raised the flag."""

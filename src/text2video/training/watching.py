@@ -68,9 +68,10 @@ def sample_videos(trainer: "Trainer", tracker: Tracker, step: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     made = reconstructed if "reconstruction" in trainer.family.tasks(trainer.pipe) else sampled
     clips, captions = [], []
-    for caption, clip in made(trainer, folder):
-        clips.append(clip)
-        captions.append(caption)
+    with trainer.averaged():
+        for caption, clip in made(trainer, folder):
+            clips.append(clip)
+            captions.append(caption)
     tracker.videos(step, clips, captions)
 
 
@@ -94,7 +95,7 @@ def sampled(trainer: "Trainer", folder: Path) -> Iterator[tuple[str, np.ndarray]
         if image:
             Image.fromarray(to_uint8(to_float(source[index % len(source)]["video"]))[0]).save(image)
         settings = Settings(seed=trainer.config.seed + index, num_inference_steps=steps, image=image)
-        with trainer.averaged(), completed(trainer.pipe):
+        with completed(trainer.pipe):
             (result,) = generate(trainer.family, trainer.pipe, [prompts[index]], settings, str(trainer.final))
         video.write(path, result.frames, result.fps, metadata=result.metadata())
         yield prompts[index], result.frames
@@ -106,8 +107,7 @@ def reconstructed(trainer: "Trainer", folder: Path) -> Iterator[tuple[str, np.nd
     captions = captions_of(trainer)
     for index in range(trainer.rank, len(captions), trainer.world):
         clip = to_float(source[index]["video"])
-        with trainer.averaged():
-            given_back = trainer.pipe(clip[None])[0].cpu()
+        given_back = trainer.pipe(clip[None])[0].cpu()
         frames = np.concatenate([to_uint8(clip), to_uint8(given_back)], axis=2)
         video.write(preview_path(folder, index, captions[index]), frames, trainer.config.data.fps or 8.0)
         yield captions[index], frames
