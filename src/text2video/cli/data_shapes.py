@@ -18,7 +18,8 @@ def shapes(
     size: Annotated[PositiveInt, Parameter(name=["--size", "--frame_size"])] = 64,
     num_frames: PositiveInt = 16,
     fps: PositiveFloat = 8.0,
-    max_objects: Literal[1, 2] = 1,
+    world: Literal["small", "full"] = "small",
+    max_objects: Literal[1, 2, 3] = 1,
     split: Literal["train", "heldout"] = "train",
 ) -> None:
     """Write a demo data set: moving shapes with true captions.
@@ -32,11 +33,12 @@ def shapes(
         size: Height and width in pixels.
         num_frames: Frames of each clip.
         fps: Frames a second.
-        max_objects: Shapes in a scene, at most.
+        world: full: more shapes, motions and colours, relations, counting, shadows.
+        max_objects: Shapes in a scene, at most: 2, in the world full 3.
         split: heldout: only the combinations of colour, shape and motion that train never has.
     """
     from ..data.shapes import write
 
     with progress("writing clips", "clips") as report:
-        folder = write(out, clips, seed, num_frames, size, fps, max_objects, split, report)
+        folder = write(out, clips, seed, num_frames, size, fps, max_objects, split, report, world)
     say(f"{clips} clips in {folder}")

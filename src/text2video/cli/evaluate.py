@@ -16,7 +16,9 @@ def evaluate(
     num_prompts: PositiveInt = 256,
     seed: NonNegativeInt = 0,
     split: Literal["heldout", "train"] = "heldout",
-    max_objects: Literal[1, 2] = 1,
+    world: Literal["small", "full"] | None = None,
+    wording: Literal["train", "heldout"] = "train",
+    max_objects: Literal[1, 2, 3] = 1,
     output_dir: Path | None = None,
     report: bool = False,
     num_inference_steps: PositiveInt | None = None,
@@ -37,7 +39,9 @@ def evaluate(
         num_prompts: One video is made for each.
         seed: Of the first video, and of the demo world that the prompts are from.
         split: heldout: combinations of colour, shape and motion that were never trained.
-        max_objects: Shapes in a scene, at most.
+        world: The demo world that the prompts are from; else that of the model's run, or small.
+        wording: heldout: sentence patterns that were never trained, of the world full.
+        max_objects: Shapes in a scene, at most: 2, in the world full 3.
         output_dir: Where the results go; else the folder evaluation in the model's run, or here.
         report: Also write report.html.
         num_inference_steps: Sampling steps; else the model's own.
@@ -71,7 +75,17 @@ def evaluate(
     )
     with progress("evaluating", "videos") as on_progress:
         result = evaluate_shapes(
-            family, pipe, num_prompts, settings, split, max_objects, batch_size, str(folder), on_progress
+            family,
+            pipe,
+            num_prompts,
+            settings,
+            split,
+            max_objects,
+            batch_size,
+            model=str(folder),
+            on_progress=on_progress,
+            world=world or _world(run),
+            wording=wording,
         )
     written = result.save(output_dir)
     if report:
@@ -81,3 +95,11 @@ def evaluate(
     for path in written:
         say(path)
     say(f"accuracy: {result.accuracy.rate:.1%}")
+
+
+def _world(run: Path | None) -> Literal["small", "full"]:
+    """The demo world that a run was trained on."""
+    from ..config import RunConfig
+
+    shapes = RunConfig.load(run / "run.yaml").data.shapes if run else None
+    return shapes.world if shapes else "small"

@@ -16,14 +16,14 @@ import numpy as np
 
 from .. import video
 from ..data.clips import write_file
-from ..data.shapes import Split, check, make_clip, parse, seeded
+from ..data.shapes import Split, Wording, WorldName, check, make_clip, parse, seeded
 from ..errors import Text2VideoError, UsageError
 from ..families.base import Family
 from ..generation import Generated, Settings, generate
 from .metrics import ALL, MAIN, MAIN_ATTRIBUTES, Rate, summarise
 
 SHOWN = 24  # videos kept for a report or a contact sheet: the first ones, whatever they show
-_ORDER = (*MAIN_ATTRIBUTES, "size", "speed", "background", MAIN, ALL)
+_ORDER = (*MAIN_ATTRIBUTES, "size", "speed", "background", "relation", "count", MAIN, ALL)
 
 
 @dataclass(frozen=True)
@@ -82,9 +82,16 @@ def heldout_prompts(n: int, seed: int = 0, max_objects: int = 1) -> list[str]:
     return split_prompts("heldout", n, seed, max_objects)
 
 
-def split_prompts(split: Split, n: int, seed: int = 0, max_objects: int = 1) -> list[str]:
-    """Captions of the first `n` scenes of a split."""
-    return [make_clip(index, seed, split, max_objects)[1] for index in range(n)]
+def split_prompts(
+    split: Split,
+    n: int,
+    seed: int = 0,
+    max_objects: int = 1,
+    world: WorldName = "small",
+    wording: Wording = "train",
+) -> list[str]:
+    """Captions of the first `n` scenes of a split. Raises DataError for what the world does not hold."""
+    return [make_clip(index, seed, split, max_objects, world=world, wording=wording)[1] for index in range(n)]
 
 
 def evaluate_shapes(
@@ -97,24 +104,29 @@ def evaluate_shapes(
     batch_size: int = 1,
     model: str = "",
     on_progress: Callable[[int, int], None] | None = None,
+    world: WorldName = "small",
+    wording: Wording = "train",
 ) -> ShapesResult:
     """Sample each of `n` prompts once, by the path of every other caller, and check every video.
 
     Args:
         settings: its seed is that of the first video, and of the world that the prompts are from.
-        max_objects: things in a scene, at most: 1 or 2.
+        max_objects: things in a scene, at most: 1 or 2, in the world full 3.
         batch_size: videos sampled together.
         model: where the pipeline came from.
         on_progress: called with (videos done, n).
+        world: the demo world that the prompts are from.
+        wording: heldout: sentence patterns that were never trained, of the world full.
 
     Raises:
         UsageError: fewer than two prompts, or a size or sampler that the model cannot do.
+        DataError: the world holds fewer things, or no wordings out.
     """
     if n < 2:
         raise UsageError(f"num_prompts is {n}. Give at least 2: the control checks videos against other prompts.")
     settings = settings or Settings()
     started = time.perf_counter()
-    prompts = split_prompts(split, n, settings.seed, max_objects)
+    prompts = split_prompts(split, n, settings.seed, max_objects, world, wording)
     others = shuffled(prompts, settings.seed)
     rows: list[Row] = []
     control, shown = [], []
@@ -126,7 +138,8 @@ def evaluate_shapes(
             shown.append(one)
         if on_progress:
             on_progress(len(rows), n)
-    used = asdict(shown[0].settings) | {"max_objects": max_objects, "batch_size": batch_size}
+    used = asdict(shown[0].settings) | {"max_objects": max_objects, "world": world, "wording": wording}
+    used["batch_size"] = batch_size
     parameters = {name: sum(p.numel() for p in part.parameters()) for name, part in family.trainable(pipe).items()}
     rates, baseline = _table(row.checks for row in rows), _table(control)
     seconds = time.perf_counter() - started

@@ -78,3 +78,43 @@ def test_the_wording_changes_with_the_epoch_and_the_video_does_not():
     assert len({item["caption"] for item in items}) > 10
     assert all(torch.equal(item["video"], items[0]["video"]) for item in items)
     assert dataset[1, 7]["caption"] == items[7]["caption"]
+
+
+def test_clips_of_the_full_world_are_written_and_drawn_alike(tmp_path):
+    folder = shapes.write(tmp_path / "demo", 3, seed=4, num_frames=4, size=32, max_objects=3, world="full")
+    dataset = ShapesDataset(3, seed=4, num_frames=4, height=32, width=32, max_objects=3, world="full")
+    rows = [json.loads(line) for line in (folder / "scenes.jsonl").read_text(encoding="utf-8").splitlines()]
+    for index, row in enumerate(rows):
+        scene, caption = make_clip(index, 4, max_objects=3, world="full")
+        item = dataset[index]
+        assert row["caption"] == item["caption"] == caption
+        assert row["shadows"] is True
+        assert [thing.get("becomes") for thing in row["things"]] == [thing.becomes for thing in scene.things]
+        frames = render(scene, 4, 32, 32)
+        assert torch.allclose(item["video"], torch.from_numpy(frames).permute(3, 0, 1, 2) / 127.5 - 1, atol=1e-6)
+        assert np.abs(video.read(folder / "videos" / f"{row['id']}.mp4").frames.astype(int) - frames).mean() < 10
+
+
+def test_the_small_world_has_no_more_in_its_file_than_it_had(tmp_path):
+    folder = shapes.write(tmp_path / "demo", 1, num_frames=2, size=16)
+    row = json.loads((folder / "scenes.jsonl").read_text(encoding="utf-8"))
+    assert set(row) == {"id", "caption", "things", "background"}
+    assert set(row["things"][0]) == {"colour", "shape", "motion", "size", "speed", "x", "y"}
+    assert set(row["background"]) == {"kind", "level", "angle", "phase"}
+
+
+@pytest.mark.parametrize(
+    "make", [lambda folder: shapes.write(folder, 2, max_objects=3), lambda _: ShapesDataset(2, max_objects=3)]
+)
+def test_three_things_are_for_the_full_world(make, tmp_path):
+    with pytest.raises(DataError, match=r"max_objects is 3.*full holds up to 3"):
+        make(tmp_path / "demo")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_held_out_wordings_show_the_same_videos():
+    told = [ShapesDataset(4, num_frames=2, height=16, width=16, world="full", wording=w) for w in ("train", "heldout")]
+    for index in range(4):
+        first, second = (dataset[index] for dataset in told)
+        assert torch.equal(first["video"], second["video"])
+        assert first["caption"] != second["caption"]

@@ -74,7 +74,7 @@ _EXTENT = {
     "heart": (0.604 * HEART, 1.104 * HEART - _MIDDLE, _MIDDLE),
     "ring": (RING[1], RING[1], RING[1]),
     "cross": (CROSS[1], CROSS[1], CROSS[1]),
-    **dict.fromkeys(DIGITS, (0.88, 0.92 + _PEN, 0.92 + _PEN)),
+    **dict(zip(DIGITS, ((side, 1.14, 1.16) for side in (0.78, 0.78, 0.74, 0.88, 0.72)), strict=True)),
 }
 _REACH = {
     "circle": 1.0,
@@ -84,7 +84,7 @@ _REACH = {
     "heart": 0.656 * HEART,
     "ring": RING[1],
     "cross": math.hypot(*CROSS),
-    **dict.fromkeys(DIGITS, 1.3),
+    **dict(zip(DIGITS, (1.3, 1.3, 1.17, 1.17, 1.27), strict=True)),
 }
 
 

@@ -110,9 +110,9 @@ def _pattern(
 
 
 def _clause(
-    rng: np.random.Generator, thing: Thing, form: int, phrase: int, count: int, bare: bool, inside: object
+    rng: np.random.Generator, thing: Thing, form: int, phrase: int, count: int, bare: bool, inside: bool
 ) -> str:
-    """One thing and what it does: "a small red circle slowly moves left". `inside` a larger phrase it is no sentence."""
+    """One thing and what it does: "a small red circle slowly moves left". Within a larger phrase it is no sentence."""
     noun = _noun(rng, thing, count, bare)
     adverb, late = "", ""
     if thing.speed and rng.random() < 0.5:

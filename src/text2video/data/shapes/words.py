@@ -57,7 +57,7 @@ RELATION_WORDS = {
     "above": ("above", "higher up than"),
     "below": ("below", "lower down than", "underneath"),
     "inside": ("inside", "within"),
-    "in front of": ("in front of", "passing in front of"),
+    "in front of": ("in front of", "past", "passing in front of"),
 }
 INVERSE_WORDS = {"inside": ("surrounding", "enclosing"), "in front of": ("behind", "further back than")}
 EDGES = dict(zip(BOUNCES, ("left", "right", "top", "bottom"), strict=True))
@@ -75,8 +75,15 @@ _GO = (
 )
 _BOUNCE, _ORBIT = ("bounces", "bouncing", "bounce"), ("orbits", "orbiting", "orbit")
 _WALK, _TURN, _CHANGE = ("goes", "going", "go"), ("turns", "turning", "turn"), ("changes", "changing", "change")
+_SPECIAL = {
+    "up": (("rises", "rising", "rise", ""), ("climbs", "climbing", "climb", "")),
+    "down": (("falls", "falling", "fall", ""), ("sinks", "sinking", "sink", "")),
+}
 ACTIONS: dict[str, tuple[Action, ...]] = {
-    **{motion: tuple((*verb, way) for way in ways for verb in _GO) for motion, ways in DIRECTION_WORDS.items()},
+    **{
+        motion: (*((*verb, way) for way in ways for verb in _GO), *_SPECIAL.get(motion, ()))
+        for motion, ways in DIRECTION_WORDS.items()
+    },
     "growing": (
         ("grows", "growing", "grow", ""),
         ("gets", "getting", "get", "bigger"),
@@ -97,7 +104,7 @@ ACTIONS: dict[str, tuple[Action, ...]] = {
     ),
     "still": (
         ("stays", "staying", "stay", "still"),
-        ("does not", "not", "do not", "move"),
+        ("does not move", "not moving", "do not move", ""),
         ("rests", "resting", "rest", ""),
         ("stands", "standing", "stand", "still"),
     ),
