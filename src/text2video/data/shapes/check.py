@@ -20,6 +20,7 @@ from .things import CHANGING_COLOUR, PALETTE, RADIUS, RESIZED
 from .worlds import WORLDS, World, WorldName
 
 _FAINT = 0.12  # a cover under this is taken for the background's pattern
+_BLENDED = 0.25  # and near another thing, for its shading
 _RIDGE = 0.01  # keeps apart two colours that lie in almost one direction
 _SIZES = 1.4  # times larger or smaller than the world's, a thing has none of its sizes
 _ASIDE, _DIAGONAL = 0.06, 0.95  # frame sides of distance, at least, and per frame side across, of what is beside another
@@ -110,6 +111,8 @@ def describe(frames: np.ndarray, world: WorldName = "small") -> Seen:
     near = grown(labels > 0, reach + 1)
     shade = max(1, side // 20) if rules.lit else 0  # how much farther a shadow reaches, to the right and below
     near[:, shade:, shade:] |= near[:, : near.shape[1] - shade, : near.shape[2] - shade]
+    for track in tracks:  # while it turns from one colour to another it may look like ground
+        near[track.paint < 0] |= grown(track.mask.any(0), reach + 1)
     ground, background = ground_and_kind(pictures, ~near, rules.backgrounds)
     wide = [grown(track.mask, reach) for track in tracks]
     own = [_own_colours(pictures, track.mask) for track in tracks]
@@ -147,7 +150,7 @@ def _cover(
     away, base = away[times, rows, columns], ground[rows, columns]  # [N, 3]
     towards = own[k][times] - base
     length = np.maximum((towards**2).sum(-1), 1)
-    part = (away * towards).sum(-1) / length
+    part, least = (away * towards).sum(-1) / length, np.full(len(times), _FAINT)
     for j, other in enumerate(wide):
         near = other[times, rows, columns]
         if j == k or not near.any():
@@ -155,9 +158,9 @@ def _cover(
         beside = own[j][times[near]] - base[near]
         aa, bb, ab = length[near], (beside**2).sum(-1), (towards[near] * beside).sum(-1)
         a, b = (away[near] * towards[near]).sum(-1), (away[near] * beside).sum(-1)
-        part[near] = (bb * a - ab * b) / (aa * bb - ab**2 + _RIDGE * aa * bb)
+        part[near], least[near] = (bb * a - ab * b) / (aa * bb - ab**2 + _RIDGE * aa * bb), _BLENDED
     cover = np.zeros(wide[k].shape, np.float32)
-    cover[times, rows, columns] = np.where(part > _FAINT, np.minimum(part, 1), 0)
+    cover[times, rows, columns] = np.where(part > least, np.minimum(part, 1), 0)
     return cover
 
 

@@ -150,9 +150,10 @@ def shape_of(form: Form, shapes: tuple[str, ...]) -> tuple[str, bool]:
     ideal = ideals().stretch[known[best]]
     angle = form.agreement[:, known[best]].argmax(-1) * 2 * np.pi / ANGLES
     stretched = form.stretch * np.exp(-2j * angle) - ideal
+    limit = _STRETCH + abs(ideal) / 5
     for part in np.array_split(np.arange(len(scores)), min(_PARTS, len(scores))):
         mean = scores[part].mean(0)
-        if mean.argmax() != best or mean[best] < _AGREES or abs(stretched[part].mean()) > _STRETCH:
+        if mean.argmax() != best or mean[best] < _AGREES or abs(stretched[part].mean()) > limit:
             return shapes[best], False
     return shapes[best], True
 

@@ -21,6 +21,7 @@ _JUMP = 0.15  # frame sides, farther from one colour to the next it is another t
 _STAYS = 1.5  # times a thing's largest area, at most, are all places that it takes if it stays still
 _COVERED = 0.3  # of a thing's places, at least, are taken by others where it is not seen
 _PARTED = 0.2  # frame sides, at most, from a thing to a part of it that something in front cuts off
+_WHOLE = 0.8  # of a region's area, at least, that has not begun to turn to another colour
 _TURNING = 0.3  # of the clip, at most, in which a thing shows neither of two colours
 
 
@@ -174,10 +175,12 @@ def _strands(frames: list[list[_Region]]) -> tuple[list[Strand], str]:
         return [], f"there are more than {_MOST} things"
     strands: list[Strand] = [[None] * len(frames) for _ in range(count)]
     last: list[_Region] = []
+    largest = max((r for regions in frames for r in regions), key=lambda r: r.area)
     for t in seen:
         regions = frames[t]
         if count == 1 and any(r.touched for r in regions):  # what is in front may part it
-            near = [r for r in regions if not last or abs(r.centre - last[0].centre) < _PARTED]
+            marks = [largest, *(last or regions[:1])]
+            near = [r for r in regions if min(abs(r.centre - mark.centre) for mark in marks) < _PARTED]
             regions = [_merged(near)] if near else []
         if len(regions) < count:
             continue
@@ -214,15 +217,23 @@ def _joined(strands: list[Strand]) -> list[Strand]:
             end = max(t for t, r in enumerate(early) if r is not None)
             start = min(t for t, r in enumerate(late) if r is not None)
             before, after = min(end, start - 1), max(start, end + 1)
-            turning = after - before - 1
             first, second = early[before], late[after] if after < len(late) else None
-            if first is None or second is None or turning > max(1, round(_TURNING * len(early))):
+            if first is None or second is None:
+                continue
+            before = max(t for t in range(before + 1) if _is_whole(early[t], early[0]))
+            after = min(t for t in range(after, len(late)) if _is_whole(late[t], late[-1]))
+            turning = after - before - 1
+            if turning > max(1, round(_TURNING * len(early))):
                 continue
             if abs(first.centre - second.centre) < _JUMP:
                 strands[strands.index(early)] = early[: before + 1] + [None] * turning + late[after:]
                 strands.remove(late)
                 break
     return strands
+
+
+def _is_whole(region: _Region | None, model: _Region) -> bool:
+    return region is not None and region.area > _WHOLE * model.area
 
 
 def _track(strand: Strand, shape: tuple[int, ...]) -> Track:
