@@ -33,12 +33,12 @@ def demo(*, output_dir: Path = Path("runs/demo"), fast: bool = False) -> None:
     from ..evaluation.shapes import evaluate_shapes
     from ..families.devices import choose_device, choose_dtype
     from ..families.opening import open_model
-    from ..sections import ShapesConfig
     from ..training.trainer import train
 
     config = RunConfig.load(CONFIG, [f"--output_dir={output_dir}", *(FAST.split() if fast else ())])
     data, final, evaluation, page = (output_dir / name for name in ("data", "final", "evaluation", "report.html"))
     world, prompts = config.data.shapes, 8 if fast else PROMPTS
+    kind = world.world if world else "small"
     clips = 16 if fast else min(world.clips, SHOWN) if world else CLIPS
     if world is None:
         config.data.data_dir = data
@@ -54,18 +54,9 @@ def demo(*, output_dir: Path = Path("runs/demo"), fast: bool = False) -> None:
 
     with stage("data", f"{clips} clips in {data}"), progress("writing clips", "clips") as report:
         if not data.exists():  # it appears whole or not at all
-            made = world or ShapesConfig(shapes_seed=config.seed)
+            seed, objects = (world.shapes_seed, world.max_objects) if world else (config.seed, 1)
             frames, fps = config.data.num_frames, config.data.fps or 8
-            write(
-                data,
-                clips,
-                made.shapes_seed,
-                frames,
-                fps=fps,
-                max_objects=made.max_objects,
-                progress=report,
-                world=made.world,
-            )
+            write(data, clips, seed, frames, fps=fps, max_objects=objects, progress=report, world=kind)
     done = final.is_dir()
     with stage("training", f"{'done before, ' if done else ''}model in {final}"):
         if not done:
@@ -73,13 +64,7 @@ def demo(*, output_dir: Path = Path("runs/demo"), fast: bool = False) -> None:
     with stage("evaluation", f"{prompts} videos, {evaluation}"), progress("evaluating", "videos") as report:
         family, pipe = open_model(final, choose_device(config.train.device), choose_dtype("float32"))
         result = evaluate_shapes(
-            family,
-            pipe,
-            prompts,
-            batch_size=BATCH,
-            model=str(final),
-            on_progress=report,
-            world=world.world if world else "small",
+            family, pipe, prompts, batch_size=BATCH, model=str(final), on_progress=report, world=kind
         )
         result.save(evaluation)
     with stage("report", "one page, with all that it shows inside"):

@@ -81,8 +81,8 @@ def test_every_caption_of_the_full_world_says_what_is_true_and_is_read_back(spli
 
 
 def test_captions_of_the_full_world_use_every_word():
-    captions = [make_clip(i, 2, max_objects=3, world="full")[1] for i in range(2000)]
-    assert len(set(captions)) > 1950
+    captions = [make_clip(i, 2, max_objects=3, world="full")[1] for i in range(2500)]
+    assert len(set(captions)) > 2450
     text = " | ".join(captions)
     tables = [words.SHAPE_WORDS, words.SIZE_WORDS, words.SPEED_WORDS, words.SPEED_PHRASES, words.COUNT_WORDS]
     tables += [words.DIRECTION_WORDS, words.TINTED_WORDS, words.RELATION_WORDS, words.INVERSE_WORDS, words.TURNS]

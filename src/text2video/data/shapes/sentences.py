@@ -53,36 +53,29 @@ def tell(scene: Scene, rng: np.random.Generator, wording: Wording = "train") -> 
     relation, and how many things are equal; size, speed and background at times."""
     things = list(scene.things)
     count = len(things) if len(things) > 1 and len({_look(thing) for thing in things}) == 1 else 1
-    if count > 1:
-        things = things[:1]
-    relation, words = scene.relation, ()
-    if relation is not None:
-        words = RELATION_WORDS[relation]
-        if relation in INVERSE_WORDS and rng.random() < 0.4:
-            words = INVERSE_WORDS[relation]
-            things[:2] = things[1::-1]
-    while True:
-        opening = int(np.searchsorted(_WEIGHTS, rng.random() * _WEIGHTS[-1], side="right"))
-        patterns = [_pattern(rng, opening, thing, wording, n == 1 and bool(words)) for n, thing in enumerate(things)]
-        if None not in patterns:
-            break
+    del things[1 if count > 1 else len(things) :]
+    link = ""
+    if scene.relation is not None:
+        words = RELATION_WORDS[scene.relation]
+        if scene.relation in INVERSE_WORDS and rng.random() < 0.4:
+            words, things[:2] = INVERSE_WORDS[scene.relation], things[1::-1]
+        link = (" " if scene.relation in INVERSE_WORDS else ", ") + _pick(rng, words) + " "
+    nouns = [n == 1 and link != "" for n in range(len(things))]  # what another is related to is told as a noun
+    opening, patterns = _patterns(rng, things, nouns, wording)
     start, forms = OPENINGS[opening]
+    sentence = forms is _SENTENCE
     told = [
-        _clause(
-            rng, thing, *pattern, count, bare=opening == _LABEL, inside=forms is not _SENTENCE or (n == 1 and words)
-        )
-        for n, (thing, pattern) in enumerate(zip(things, patterns, strict=True))
-        if pattern is not None
+        _clause(rng, thing, form, phrase, count, bare=opening == _LABEL, inside=noun or not sentence)
+        for thing, noun, (form, phrase) in zip(things, nouns, patterns, strict=True)
     ]
-    if words:
-        comma = "" if relation in INVERSE_WORDS else ","
-        told[:2] = [f"{told[0]}{comma} {_pick(rng, words)} {told[1]}"]
-    whole = forms is _SENTENCE and all(pattern and pattern[0] not in (PARTICIPLE, RELATIVE) for pattern in patterns)
-    text = _pick(rng, (" and ", " while ") if whole else (" and ", " as well as ")).join(told)
+    if link:
+        told[:2] = [link.join(told[:2])]
+    while_too = sentence and all(form not in (PARTICIPLE, RELATIVE) for form, _ in patterns)
+    text = _pick(rng, (" and ", " while ") if while_too else (" and ", " as well as ")).join(told)
     text = start.format(**{"is": "are" if count > 1 else "is"}) + text
     if rng.random() < 0.5:
         ground = _pick(rng, ("on a ", "over a ", "against a ")) + _pick(rng, TINTED_WORDS[scene.background.kind])
-        first = forms is _SENTENCE and rng.random() < 0.3
+        first = sentence and rng.random() < 0.3
         text = f"{ground}, {text}" if first else f"{text} {ground}"
     return text
 
@@ -91,22 +84,27 @@ def _look(thing: Thing) -> tuple[str | None, ...]:
     return thing.colour, thing.shape, thing.motion, thing.size, thing.speed, thing.becomes
 
 
-def _pattern(
-    rng: np.random.Generator, opening: int, thing: Thing, wording: Wording, related: bool
-) -> tuple[int, int] | None:
-    """A form and a phrase of the wording; None where the opening has none. What another is related to is a noun."""
-    choices: dict[int, list[int]] = {}
-    for form in OPENINGS[opening][1]:
-        if related and form not in _NOUN:
-            continue
-        number = len(PASSIVES[thing.motion] if form == PASSIVE else ACTIONS[thing.motion])
-        phrases = [p for p in range(number) if is_held_out_wording(opening, form, p) == (wording == "heldout")]
-        if phrases:
-            choices[form] = phrases
-    if not choices:
-        return None
-    form = _pick(rng, list(choices))
-    return form, _pick(rng, choices[form])
+def _patterns(
+    rng: np.random.Generator, things: list[Thing], nouns: list[bool], wording: Wording
+) -> tuple[int, list[tuple[int, int]]]:
+    """An opening, and of every thing a form and a phrase, all of the wording."""
+    while True:
+        opening = int(np.searchsorted(_WEIGHTS, rng.random() * _WEIGHTS[-1], side="right"))
+        patterns: list[tuple[int, int]] = []
+        for thing, noun in zip(things, nouns, strict=True):
+            choices: dict[int, list[int]] = {}
+            for form in OPENINGS[opening][1]:
+                phrases = range(len(PASSIVES[thing.motion] if form == PASSIVE else ACTIONS[thing.motion]))
+                held_out = wording == "heldout"
+                kept = [p for p in phrases if is_held_out_wording(opening, form, p) == held_out]
+                if kept and not (noun and form not in _NOUN):
+                    choices[form] = kept
+            if not choices:
+                break  # this opening has none for it
+            form = _pick(rng, list(choices))
+            patterns.append((form, _pick(rng, choices[form])))
+        else:
+            return opening, patterns
 
 
 def _clause(

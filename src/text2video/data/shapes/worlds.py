@@ -185,22 +185,21 @@ def place(rng: np.random.Generator, things: tuple[Thing, ...], plan: str | None 
     One that is alone passes near the middle, so that where it is, and when, already tells its motion. With `plan`
     "inside" or "in front of" the first two share a place halfway.
     """
-    alone = len(things) == 1
-    tries = 1 if alone else 64 if len(things) == 2 else 256
+    number = len(things)
+    alone, tries = number == 1, {1: 1, 2: 64}.get(number, 256)
     spots = [_spots(rng, thing, tries, alone) for thing in things]  # of each thing [tries, 2]
-    if plan == "inside":
-        spots[0] = spots[1]
-    elif plan == "in front of":
-        spots[0] = spots[1] = _within(things[1], _within(things[0], spots[0]))
+    if plan in ("inside", "in front of"):
+        first, second = things[:2]
+        spots[:2] = [spots[1] if plan == "inside" else _within(second, _within(first, spots[0]))] * 2
     apart = np.ones(tries, bool)
     u = np.linspace(0, 1, 9)
     courses = [np.stack(t.course(u, s[:, :1], s[:, 1:]), -1) for t, s in zip(things, spots, strict=True)]
-    for second in range(1, len(things)):
-        for first in range(second):
-            if plan in ("inside", "in front of") and second == 1:
+    for n in range(1, number):
+        for m in range(n):
+            if plan in ("inside", "in front of") and n == 1:
                 continue
-            between = np.linalg.norm(courses[first] - courses[second], axis=-1).min(1)  # [tries]
-            apart &= between > things[first].reach + things[second].reach + _GAP * things[first].scale
+            between = np.linalg.norm(courses[m] - courses[n], axis=-1).min(1)  # [tries]
+            apart &= between > things[m].reach + things[n].reach + _GAP * things[m].scale
     if not apart.any():
         return None
     best = int(apart.argmax())
