@@ -177,7 +177,7 @@ def _view(cover: np.ndarray, track: Track, world: World, count: int) -> _View:
     scale, pace = world.scales[min(count, len(world.scales)) - 1]
     radius, place = radius_of(form, shape), origin_of(form, shape)
     course = Course(u[whole], place, radius, turned(form, shape)) if not pieced else None
-    motion, speed, why = motion_of(course, shape, pace) if course else ("still", None, "")
+    motion, speed, why = motion_of(course, shape, world.motions, pace) if course else ("still", None, "")
     paints = [p for p in track.paint if p >= 0]
     colour, last = (world.colours[paints[k]] for k in (0, -1))
     becomes = last if last != colour else None

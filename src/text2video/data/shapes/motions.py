@@ -36,12 +36,15 @@ class _Fit:
     progress: np.ndarray  # from 0 to 1
 
 
-def motion_of(course: Course, shape: str, pace: float = 1.0) -> tuple[str | None, str | None, str]:
-    """Motion, speed, and why there is no motion to name: exactly one of place, size and angle may change, steadily."""
+def motion_of(
+    course: Course, shape: str, motions: tuple[str, ...], pace: float = 1.0
+) -> tuple[str | None, str | None, str]:
+    """Which of `motions`, its speed, and why there is none to name: exactly one of place, size and angle may change,
+    steadily. Distances are multiplied by `pace`."""
     if len(course.u) < 2:
         return None, None, "one frame shows no motion"
     growth, turn = _line(course.u, np.log(course.radius)), _line(course.u, course.angle)
-    kind, place, speeds = _place(course)
+    kind, place, speeds = _place(course, motions)
     changes = {"place": (place, speeds, 1.0 if kind == "orbit" else pace), "size": (growth, GROWTH, 1.0), "angle": (turn, TURN, 1.0)}
     active = [name for name, (fit, slow, scale) in changes.items() if abs(fit.amount) > slow["slow"] * scale / 2]
     if len(active) > 1:
@@ -70,7 +73,7 @@ def motion_of(course: Course, shape: str, pace: float = 1.0) -> tuple[str | None
     return motion, speed, ""
 
 
-def _place(course: Course) -> tuple[str, _Fit, dict[str, float]]:
+def _place(course: Course, motions: tuple[str, ...]) -> tuple[str, _Fit, dict[str, float]]:
     """The course, of those that a place may take, that it keeps to best, and its speeds."""
     line = _line(course.u, course.place)
     fold = _fitted(1 - abs(2 * course.u - 1), course.place)
@@ -78,8 +81,10 @@ def _place(course: Course) -> tuple[str, _Fit, dict[str, float]]:
     arc = _line(course.u, angle)
     ideal = _MIDDLE + radius.mean() * np.exp(1j * (angle.mean() + arc.amount.real * (course.u - course.u.mean())))
     arc = _Fit(arc.amount, float(abs(course.place - ideal).max()), arc.progress)
-    fits = [("line", line, DISTANCE), ("bounce", fold, BOUNCE)]
-    if radius.min() > _FAR and abs(arc.amount) > ORBIT["slow"] / 2:
+    fits = [("line", line, DISTANCE)]
+    if not BOUNCES.keys().isdisjoint(motions):
+        fits.append(("bounce", fold, BOUNCE))
+    if not ORBITS.keys().isdisjoint(motions) and radius.min() > _FAR and abs(arc.amount) > ORBIT["slow"] / 2:
         fits.append(("orbit", arc, ORBIT))
     return min(fits, key=lambda fit: fit[1].stray)
 

@@ -12,9 +12,11 @@ import numpy as np
 _LIT = 0.45  # of the way from the ground to a paint: more belongs to a thing
 _ALIKE = 0.9  # cosine between a pixel's direction and that of its paint, at least
 _PURE = 0.001  # of the frame's area, on average: so many pixels of a colour touch no other colour
+_ALONE = 0.4  # of the pixels of a colour, at least, touch no other
 _LASTS = 0.2  # of the clip: a colour seen for less is a blend of others
 _SMALLEST = 0.004  # of the frame's area: less is a speck
 _SPECK = 0.1  # of the largest region: less is one too
+_THINGS = 0.5  # of what stands out, at least, is things and not specks
 _MOST = 3  # things in a scene
 _SHARED = 0.05  # of the places that one of two things takes in all: more are taken by both
 _JUMP = 0.15  # frame sides, farther from one colour to the next it is another thing
@@ -57,7 +59,7 @@ def reduced(frames: np.ndarray, side: int = 48) -> np.ndarray:
 def labelled(pictures: np.ndarray, ground: np.ndarray, paints: np.ndarray) -> np.ndarray:
     """The number of its paint `[C, 3]`, from 1, of every pixel `[T, H, W]` that belongs to a thing, 0 elsewhere."""
     towards = paints - ground.mean((0, 1))
-    lengths = np.linalg.norm(towards, axis=1)
+    lengths = np.maximum(np.linalg.norm(towards, axis=1), 1)
     away = pictures - ground
     far = np.flatnonzero(np.einsum("thwc,thwc->thw", away, away) > (_LIT * lengths.min()) ** 2)
     away = away.reshape(-1, 3)[far]  # [N, 3]
@@ -84,11 +86,17 @@ def _kept(labels: np.ndarray, paints: int) -> list[int]:
         for step in (-1, 1):
             other = np.roll(labels, step, axis)
             pure[(other > 0) & (other != labels)] = 0
+    pixels, alone = (_counted(l, paints) for l in (labels, pure))  # [T, C]
+    seen = alone > _PURE * labels[0].size
+    lasting = seen.sum(0) >= max(1, round(_LASTS * len(labels)))
+    return [int(c) for c in np.flatnonzero(lasting & (alone.sum(0) > _ALONE * pixels.sum(0)))]
+
+
+def _counted(labels: np.ndarray, paints: int) -> np.ndarray:
+    """How many pixels of each paint there are in each frame: `[T, C]`."""
     t, count = len(labels), paints + 1
-    numbered = pure.reshape(t, -1) + count * np.arange(t)[:, None]
-    per_frame = np.bincount(numbered.ravel(), minlength=t * count).reshape(t, count)[:, 1:]
-    seen = per_frame > _PURE * labels[0].size
-    return [int(c) for c in np.flatnonzero(seen.sum(0) >= max(1, round(_LASTS * t)))]
+    numbered = labels.reshape(t, -1) + count * np.arange(t)[:, None]
+    return np.bincount(numbered.ravel(), minlength=t * count).reshape(t, count)[:, 1:]
 
 
 def components(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -120,6 +128,8 @@ def tracked(labels: np.ndarray) -> tuple[list[Track], str]:
     paints = sorted({region.paint for frame in regions for region in frame})
     if not paints:
         return [], "nothing stands out from the background"
+    if sum(region.area for frame in regions for region in frame) < _THINGS * (labels > 0).sum():
+        return [], "more stands out from the background than things"
     strands = []
     for paint in paints:
         found, why = _strands([[r for r in frame if r.paint == paint] for frame in regions])
