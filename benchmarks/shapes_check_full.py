@@ -169,7 +169,7 @@ def fooling(kind: str, index: int) -> tuple[np.ndarray, Request, tuple[str, ...]
         return frames[np.minimum(np.arange(FRAMES), FRAMES // 3)], request, ("motion",)
     if kind == "one more than was asked":
         more = scene_of(2, kind, index)
-        return render(more, FRAMES, SIZE, SIZE), replace(request_of(more), things=request_of(more).things[:1]), everything
+        return render(more, FRAMES, SIZE, SIZE), request_of(replace(more, things=more.things[:1], relation=None)), everything
     if kind == "is gone on the way":
         after, wrong = replace(scene, things=()), everything
     else:

@@ -19,6 +19,7 @@ from .regions import Track, grown, labelled, reduced, tracked
 from .things import CHANGING_COLOUR, PALETTE, RADIUS, RESIZED
 from .worlds import WORLDS, World, WorldName
 
+_CORE = 0.7  # the share of a thing's pixels that its colour is not taken from
 _FAINT = 0.12  # a cover under this is taken for the background's pattern
 _BLENDED = 0.25  # and near another thing, for its shading
 _RIDGE = 0.01  # keeps apart two colours that lie in almost one direction
@@ -115,8 +116,9 @@ def describe(frames: np.ndarray, world: WorldName = "small") -> Seen:
         near[track.paint < 0] |= grown(track.mask.any(0), reach + 1)
     ground, background = ground_and_kind(pictures, ~near, rules.backgrounds)
     wide = [grown(track.mask, reach) for track in tracks]
-    own = [_own_colours(pictures, track.mask) for track in tracks]
-    covers = [_cover(pictures - ground, k, wide, own, ground) for k in range(len(tracks))]
+    away = pictures - ground
+    own = [_own_colours(away, track.mask) for track in tracks]
+    covers = [_cover(away, k, wide, own) for k in range(len(tracks))]
     views = [_view(cover, track, rules, len(tracks)) for cover, track in zip(covers, tracks, strict=True)]
     things = tuple(view.thing for view in views)
     return Seen(things, background, frozenset(_relations(views)), why)
@@ -132,30 +134,31 @@ class _View:
     mask: np.ndarray  # [T, H, W]
 
 
-def _own_colours(pictures: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The colour `[T, 3]` in the inner part of a thing, in each frame."""
-    inner = mask & ~grown(~mask, 1)
-    inner = np.where(inner.sum((1, 2), keepdims=True) >= 4, inner, mask)
-    return (pictures * inner[..., None]).sum((1, 2)) / np.maximum(inner.sum((1, 2)), 1)[:, None]
+def _own_colours(away: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """How far the colour of a thing is from the ground in each frame, `[T, 3]`: of the part that stands out most, for the
+    rest may be blended with the ground."""
+    own = np.zeros((len(mask), 3), np.float32)
+    for t in np.flatnonzero(mask.any((1, 2))):
+        pixels = away[t][mask[t]]
+        length = (pixels**2).sum(-1)
+        own[t] = pixels[length >= np.quantile(length, _CORE)].mean(0)
+    return own
 
 
-def _cover(
-    away: np.ndarray, k: int, wide: list[np.ndarray], own: list[np.ndarray], ground: np.ndarray
-) -> np.ndarray:
+def _cover(away: np.ndarray, k: int, wide: list[np.ndarray], own: list[np.ndarray]) -> np.ndarray:
     """How much of each pixel thing `k` covers: the way `away` `[T, H, W, 3]` from the ground to the thing's own colour.
 
     Near another thing it is the thing's part in the blend of both.
     """
     times, rows, columns = np.nonzero(wide[k])
-    away, base = away[times, rows, columns], ground[rows, columns]  # [N, 3]
-    towards = own[k][times] - base
+    away, towards = away[times, rows, columns], own[k][times]  # [N, 3]
     length = np.maximum((towards**2).sum(-1), 1)
     part, least = (away * towards).sum(-1) / length, np.full(len(times), _FAINT)
     for j, other in enumerate(wide):
         near = other[times, rows, columns]
         if j == k or not near.any():
             continue
-        beside = own[j][times[near]] - base[near]
+        beside = own[j][times[near]]
         aa, bb, ab = length[near], (beside**2).sum(-1), (towards[near] * beside).sum(-1)
         a, b = (away[near] * towards[near]).sum(-1), (away[near] * beside).sum(-1)
         part[near], least[near] = (bb * a - ab * b) / (aa * bb - ab**2 + _RIDGE * aa * bb), _BLENDED

@@ -118,7 +118,7 @@ def ideals() -> _Ideals:
         offsets.append((centre[0] - (1 + 1j) * _TEMPLATE / 2) / per)
         stretches.append(_stretch(sharp, total, centre)[0])
         for blur in _BLURS:
-            soft = _blurred(sharp, blur * np.sqrt(total[0]))
+            soft = blurred(sharp, blur * np.sqrt(total[0]))
             for scale in _SCALES:
                 polar = _polar(soft, centre, np.sqrt(total) * scale)[0] * _weights()[:, None]
                 spectra.append(np.conj(np.fft.rfft(polar / np.linalg.norm(polar), axis=1)))
@@ -126,8 +126,8 @@ def ideals() -> _Ideals:
     return _Ideals(np.array(areas), np.array(offsets), np.array(stretches), stacked)
 
 
-def _blurred(picture: np.ndarray, sigma: float) -> np.ndarray:
-    """Blurred through the Fourier transform; the margin is wide enough for its wrap-around."""
+def blurred(picture: np.ndarray, sigma: float) -> np.ndarray:
+    """Pictures `[N, H, W]` blurred by `sigma` pixels, through the Fourier transform; the margin is wide enough for its wrap-around."""
     fy, fx = np.fft.fftfreq(picture.shape[1])[:, None], np.fft.rfftfreq(picture.shape[2])
     response = np.exp(-2 * (np.pi * sigma) ** 2 * (fx**2 + fy**2))
     return np.fft.irfft2(np.fft.rfft2(picture) * response, picture.shape[1:])

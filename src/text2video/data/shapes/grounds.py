@@ -5,6 +5,7 @@ from functools import lru_cache
 import numpy as np
 
 from .drawing import render
+from .forms import blurred
 from .things import Background, Scene
 
 _DIM = 35  # grey levels from a plane through the ground; more is a thing
@@ -15,6 +16,7 @@ _PATTERN = 3.5  # grey levels around the plane, of a pattern
 _CLEAR = 0.1  # of the frame, at least, where the ground can be seen
 _MATCH = 0.5  # correlation of a pattern with one of the world's, at least
 _SIDE = 24  # pixels along which patterns are compared
+_SOFT = 0.02  # frame sides, the blur of a soft video, which takes the corners off checks
 _TURNS, _PHASES = 60, 12  # angles and phases of them that are tried
 
 
@@ -67,10 +69,12 @@ def _patterned(pattern: np.ndarray, free: np.ndarray, kinds: tuple[str, ...]) ->
     small, weight = (v.ravel().astype(np.float32) for v in (small, weight))
     drawn, squared = _patterns(regular)  # [K, P, N]
     agreement = drawn @ small / np.sqrt(squared @ weight * (small**2 / np.maximum(weight, 1e-6)).sum() + 1e-9)
-    best = agreement.max(-1)
-    if "noisy" in kinds and best.max() < _MATCH:
+    if "noisy" in kinds and agreement.max() < _MATCH:
         return "noisy"
-    return regular[int(best.argmax())]
+    candidates = drawn[np.arange(len(regular)), agreement.argmax(-1)].reshape(-1, _SIDE, _SIDE)
+    soft = np.stack([candidates, blurred(candidates, _SOFT * _SIDE)], 1).reshape(len(regular), 2, -1)
+    far = (weight * (soft - small / np.maximum(weight, 1e-6)) ** 2).sum(-1).min(-1)
+    return regular[int(far.argmin())]
 
 
 @lru_cache(2)
