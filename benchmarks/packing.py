@@ -134,7 +134,7 @@ def attend_alone(model: VideoTransformer, shapes: list[Bucket], budget: int, rou
     sample = next(packed(shapes, budget, 0))[0]
     row = Row.of([model.grid(clip[None]) for clip in sample])
     heads, width = model.config["num_attention_heads"], model.config["attention_head_dim"]
-    own = torch.arange(len(row.each)).repeat_interleave(torch.tensor(row.each))
+    own = torch.arange(len(row.lengths)).repeat_interleave(torch.tensor(row.lengths))
     mask = own[:, None] == own
 
     def core(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None) -> Tensor:

@@ -23,6 +23,23 @@ def test_both_sides_of_a_fine_tuning_are_measured(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+def test_a_model_of_images_is_measured_against_one_from_nothing(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    inflation, out = import_module("inflation"), tmp_path / "inflation.json"
+    line = ["inflation.py", "--steps", "4", "--image_steps", "1", "--seeds", "3", "--pictures", "12", "--prompts", "2"]
+    line += ["--place", str(tmp_path / "runs"), "--out", str(out)]
+    tiny = ["--model_channels=16", "--batch_size=2", "--val_samples=2", "--num_workers=0", "--num_inference_steps=1"]
+    monkeypatch.setattr(sys, "argv", [*line, *tiny, "--text_width=32", "--frame_size=16", "--device=cpu"])
+    for _ in range(2):  # the second time everything is there
+        inflation.main()
+        found = json.loads(out.read_text(encoding="utf-8"))
+        assert found["right"].keys() == {"scratch", "half", "inflated"}
+        assert found["seeds"]["3"]["inflated"]["steps"] == 2
+        assert found["seeds"]["3"]["inflated"]["steps_by_frames"] == 1 + 1 / 16
+        monkeypatch.setattr(inflation, "train", None)
+
+
+@pytest.mark.slow
 def test_the_whole_script_stops_and_goes_on(tmp_path):
     out = tmp_path / "gpu.json"
     line = [sys.executable, str(BENCHMARKS / "gpu.py"), "--tiny", "--steps", "1", "--rounds", "1", "--out", str(out)]

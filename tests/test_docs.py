@@ -36,7 +36,7 @@ SHORT = shlex.split(
     "--val_samples 2 --num_samples 1 --num_inference_steps 2 --no_wandb --no_tensorboard --device cpu"
 )
 TINY = SHORT + shlex.split(
-    "--model_channels 16 --channel_mult 1 2 --attention time full --downsample_time false --num_res_blocks 1"
+    "--model_channels 16 --channel_mult 1 2 --attention time factorised --downsample_time false --num_res_blocks 1"
 )
 TINY_TRANSFORMER = [*SHORT, "--model_args", "{num_layers: 1, num_attention_heads: 1, attention_head_dim: 16}"]
 # Verb -> options that take the place of the page's.
@@ -197,6 +197,8 @@ def smaller(config: RunConfig) -> RunConfig:
 def tiny(config: RunConfig) -> list[str]:
     """The options that make a run small; a causal autoencoder takes 4k+1 frames, and has nothing of a U-Net."""
     own = {"transformer": TINY_TRANSFORMER, "vae": SHORT}.get(config.model.kind, TINY)
+    if config.model.conv == "2d":
+        return [*own, "--num_frames", "1", "--attention", "none", "space"]
     return [*own, "--num_frames", "5"] if config.model.kind == "vae" or config.model.codec else own
 
 
@@ -242,6 +244,9 @@ def test_everything_on_the_page_can_be_done(page, shelf, place, monkeypatch, cap
     if "models/modelscope" in contents(page):
         monkeypatch.syspath_prepend(str(ROOT / "tests" / "families"))
         importlib.import_module("test_modelscope").modelscope(place / "models" / "modelscope")
+    if "models/stable-diffusion" in contents(page):
+        monkeypatch.syspath_prepend(str(ROOT / "tests" / "families"))
+        importlib.import_module("checkpoints").stable_diffusion(place / "models" / "stable-diffusion")
     endpoint = ""
     if ENDPOINT in contents(page):
         shutil.copytree(request.getfixturevalue("tiny_captioners"), place / "models")

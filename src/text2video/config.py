@@ -76,6 +76,11 @@ class RunConfig(Section):
             raise ValueError(
                 "data.pack has packs wait for the next epoch: leave out train.last_batch, or leave out pack"
             )
+        if self.optim.spatial != "free" and (self.lora is not None or self.train.init_from is None):
+            raise ValueError(
+                f"optim.spatial {self.optim.spatial} keeps the layers of a model of images, or nearly so, and trains "
+                "those along time whole: name that model by --init_from, and leave out lora"
+            )
         held = [name for name, value in self.memory if value]
         if held and self.lora is None:
             raise ValueError(

@@ -55,6 +55,7 @@ class TextToVideoPipeline(DiffusionPipeline):
         num_frames, height, width, fps: of the videos it was trained on, and what it makes when not told otherwise.
         guidance_scale, guidance_interval, num_inference_steps: used when not told otherwise; interval None: guidance
             at every noise level; steps None: the sampler's own.
+        filled_captions: see `TextEncoder`.
     """
 
     model_cpu_offload_seq = "text_encoder->unet->transformer->vae"
@@ -76,6 +77,7 @@ class TextToVideoPipeline(DiffusionPipeline):
         guidance_scale: float = 3.0,
         num_inference_steps: int | None = None,
         guidance_interval: Sequence[float] | None = None,
+        filled_captions: bool = False,
     ):
         super().__init__()
         self.register_modules(scheduler=scheduler, text_encoder=text_encoder, tokenizer=tokenizer)
@@ -89,6 +91,7 @@ class TextToVideoPipeline(DiffusionPipeline):
             guidance_scale=guidance_scale,
             num_inference_steps=num_inference_steps,
             guidance_interval=guidance_interval,
+            filled_captions=filled_captions,
         )
 
     @classmethod
@@ -146,9 +149,13 @@ class TextToVideoPipeline(DiffusionPipeline):
         """The videos that it can take and make."""
         return self.geometry.rules(self.denoiser.rules) if self.geometry else self.denoiser.rules
 
+    def reader(self) -> TextEncoder:
+        """What reads prompts: the tokenizer with its text encoder."""
+        return TextEncoder(self.tokenizer, self.text_encoder, filled=self.config["filled_captions"])
+
     def encode_prompt(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Prompts -> the denoiser's keyword arguments."""
-        return TextEncoder(self.tokenizer, self.text_encoder)(prompts).condition()
+        return self.reader()(prompts).condition()
 
     @torch.no_grad()
     def sample(

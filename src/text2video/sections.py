@@ -153,11 +153,13 @@ class ModelConfig(Section):
     model_channels: Positive = Field(128, description="width of the first level")
     channel_mult: list[float] = Field([1, 2, 4], description="width of each level, in model_channels")
     num_res_blocks: Positive = Field(2, description="residual blocks a level")
-    attention: list[Literal["none", "time", "factorised", "full", "causal"]] = Field(
+    attention: list[Literal["none", "space", "time", "factorised", "full", "causal"]] = Field(
         ["time", "factorised", "factorised"], description="self-attention of each level"
     )
     downsample_time: list[bool] = Field([False, False], description="whether a step to the next level halves frames")
-    conv: Literal["3d", "factorised"] = Field("3d", description="3D convolutions, or space then time")
+    conv: Literal["3d", "factorised", "2d"] = Field(
+        "3d", description="3D convolutions, space then time, or 2d: single frames"
+    )
     head_dim: Positive = Field(64, description="width of an attention head")
 
     @model_validator(mode="before")
@@ -241,6 +243,10 @@ class OptimConfig(Section):
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.01, description="AdamW weight decay, on matrices")
     max_grad_norm: Annotated[float, Field(gt=0)] = Field(1.0, description="gradient clipping")
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = Field(0.9999, description="averaging of weights; 0: none")
+    spatial: Literal["free", "frozen", "lora"] = Field(
+        "free", description="layers of a model of images that was started from: free, frozen, or low-rank"
+    )
+    spatial_rank: Positive = Field(16, description="rank of their change, where spatial is lora")
 
 
 class LoraConfig(Section):

@@ -28,6 +28,17 @@ def test_shapes_are_written_as_asked_and_again_the_same(command, tmp_path):
     assert "already" in err
 
 
+def test_the_full_world_is_written_and_holds_three_things(command, tmp_path):
+    options = ("--clips", 4, "--size", 16, "--num_frames", 2, "--max_objects", 3)
+    assert command("data", "shapes", "rich", "--world", "full", *options).code == 0
+    rows = (tmp_path / "rich" / "scenes.jsonl").read_text(encoding="utf-8").splitlines()
+    assert all(json.loads(row)["shadows"] for row in rows)
+    code, _, err = command("data", "shapes", "plain", *options)
+    assert code == 1
+    assert "max_objects is 3" in err
+    assert not (tmp_path / "plain").exists()
+
+
 def test_check_says_what_becomes_of_each_clip(command, tmp_path, tiny):
     code, out, _ = command("data", "check", tiny / "clips", "--num-frames", 8, "--frame_size", 16, "--json", "r/r.json")
     assert code == 0

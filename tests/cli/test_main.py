@@ -87,7 +87,7 @@ def test_unknown_options_are_wrong_usage_of_every_verb(command, verb, tmp_path):
         (["generate", "--promts", "x"], "Did you mean --prompts?"),
         (["generate", "--num-frames", "many"], "many"),
         (["generate", "--num-frames", "0"], "Must be > 0"),
-        (["data", "shapes", "x", "--max-objects", "3"], "3"),
+        (["data", "shapes", "x", "--max-objects", "4"], "4"),
         (["data", "shapes", "x", "--clips"], "--clips requires"),
         (["data", "convert", "x"], "OUT requires"),
         (["setup", "a", "b"], "b"),

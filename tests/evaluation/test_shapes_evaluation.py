@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from text2video.cli.evaluate import world_of
+from text2video.config import RunConfig
 from text2video.data import shapes
 from text2video.data.shapes import SMALL, parse
 from text2video.diffusion.schedules import Schedule
-from text2video.errors import UsageError
+from text2video.errors import DataError, UsageError
 from text2video.evaluation.metrics import MAIN
 from text2video.evaluation.shapes import SHOWN, chance, evaluate_shapes, heldout_prompts, shuffled, split_prompts
 from text2video.families.native import NativeFamily
@@ -71,6 +73,29 @@ def test_prompts_are_the_first_of_the_held_out_scenes():
     for prompt in split_prompts("train", 40):
         (thing,) = parse(prompt).things
         assert not SMALL.is_held_out(thing.colour, thing.shape, thing.motion)
+
+
+def test_prompts_are_of_the_world_and_in_the_wording_asked_for():
+    trained = split_prompts("heldout", 60, 0, 3, "full")
+    held_out = split_prompts("heldout", 60, 0, 3, "full", "heldout")
+    assert not set(trained) & set(held_out)
+    assert {len(parse(prompt).things) for prompt in trained} == {1, 2, 3}
+    for one, other in zip(trained, held_out, strict=True):  # the same scenes in other words
+        assert [thing.motion for thing in parse(one).things] == [thing.motion for thing in parse(other).things]
+    with pytest.raises(DataError, match="1 or 2"):
+        evaluate_shapes(Painter(), Pipe(), 4, max_objects=3)
+    with pytest.raises(DataError, match="full"):
+        evaluate_shapes(Painter(), Pipe(), 4, wording="heldout")
+
+
+def test_a_run_is_evaluated_on_its_own_world(tmp_path):
+    for number, (options, world) in enumerate(((["--world", "full"], "full"), ([], "small"))):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        config = RunConfig.build({}, ["--shapes", "--output_dir", str(folder), *options])
+        (folder / "run.yaml").write_text(config.to_yaml(), encoding="utf-8")
+        assert world_of(folder) == world
+    assert world_of(None) == "small"
 
 
 def test_a_perfect_painter_is_right_and_shuffled_prompts_are_at_chance():

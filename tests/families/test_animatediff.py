@@ -310,8 +310,6 @@ def test_what_it_cannot_do_is_said(made, few_clips, tmp_path):
     images, adapter = made(stable_diffusion), made(motion_adapter)
     with pytest.raises(UsageError, match=r"hf download guoyww/animatediff-motion-adapter-v1-5-2. .*--motion_adapter"):
         opened(images)
-    with pytest.raises(UsageError, match="--motion_adapter"):
-        trained(images, few_clips, tmp_path / "run", *FLAGS)
     with pytest.raises(ModelError, match=r"is no MotionAdapter: it holds a ControlNetModel"):
         opened(images, parts={"motion_adapter": made(controlnet)})
     with pytest.raises(ModelError, match=r"is no ControlNetModel"):

@@ -97,7 +97,7 @@ def test_a_row_is_as_long_as_its_clips_and_keeps_their_order():
     assert tokens.shape == (1, sum(video[0].numel() for video in videos), 4)
     assert all(torch.equal(*pair) for pair in zip(row.unfold(tokens), videos, strict=True))
     assert len(row.grids) == 4  # those of one size lie side by side
-    told = row.rows(torch.arange(5.0)[:, None]).repeat_interleave(4, dim=0)[None]  # 4 divides every clip's tokens
+    told = row.ordered(torch.arange(5.0)[:, None]).repeat_interleave(torch.tensor(row.lengths), dim=0)[None]
     assert all((own == n).all() for n, own in enumerate(Row.of(grids).unfold(told.expand(-1, -1, 4))))
     assert row.positions.shape == (1, tokens.shape[1], 3)
 

@@ -52,8 +52,9 @@ def seen(kind: str, silent: str = "") -> torch.Tensor:
 def test_each_name_sees_what_it_says():
     own, place, frame, onward = (torch.zeros(5, 3, 3, dtype=torch.bool) for _ in range(4))
     own[2, 1, 1] = place[:, 1, 1] = frame[2] = onward[2:] = True
-    assert set(ATTENTION) == {"none", "time", "factorised", "full", "causal"}
+    assert set(ATTENTION) == {"none", "space", "time", "factorised", "full", "causal"}
     assert torch.equal(seen("none"), own)
+    assert torch.equal(seen("space"), frame)
     assert torch.equal(seen("time"), place)
     assert torch.equal(seen("factorised", silent="time"), frame)
     assert torch.equal(seen("factorised", silent="space"), place)
@@ -103,8 +104,8 @@ def test_what_cannot_be_causal_is_refused():
                 **SMALL,
                 **{"channel_mult": (1, 2), "attention": ("none", "causal"), "downsample_time": (False,), **changes},
             )
-    with pytest.raises(ModelError, match="attention has 'space'"):
-        causal("latent", ("none", "space"))
+    with pytest.raises(ModelError, match="attention has 'sideways'"):
+        causal("latent", ("none", "sideways"))
 
 
 @pytest.mark.parametrize("core", ["_explicit", "_fused"])

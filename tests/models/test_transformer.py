@@ -262,6 +262,21 @@ def test_modulation_of_few_groups_of_tokens_and_of_many(groups):
     torch.testing.assert_close(gated(x, gate, change), x + each[2] * change)
 
 
+@pytest.mark.parametrize("lengths", [[256], [64, 192], [128, 96, 32], [8, 240, 4, 4]])
+def test_modulation_of_groups_of_any_lengths(lengths):
+    draw = torch.Generator().manual_seed(0)
+    x, change = torch.randn(2, 1, 256, 6, generator=draw)
+    values = torch.randn(3, len(lengths), 6, generator=draw)
+    values[:, -1] += 10  # as the last group's alone
+    shift, scale, gate = values.requires_grad_()
+    each = [part.repeat_interleave(torch.tensor(lengths), 0)[None] for part in (shift, scale, gate)]
+    wanted = [nn.functional.layer_norm(x, (6,), eps=1e-6) * (1 + each[1]) + each[0], x + each[2] * change]
+    found = [modulated(x, shift, scale, lengths), gated(x, gate, change, lengths)]
+    gradients = [torch.autograd.grad(torch.stack(way).square().mean(), values)[0] for way in (wanted, found)]
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-5)
+
+
 def test_attention_piece_by_piece_equals_the_fused_kernel(monkeypatch):
     draw = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(2, n, 3, 8, generator=draw, requires_grad=True) for n in (700, 600, 600))

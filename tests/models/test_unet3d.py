@@ -90,8 +90,8 @@ def test_impossible_shapes_are_named_with_the_nearest_possible():
         UNet3D(**{**TINY, "attention": ("time",)})
     with pytest.raises(ModelError, match="'times'"):
         UNet3D(**{**TINY, "attention": ("time", "times")})
-    with pytest.raises(ModelError, match="conv is '2d'"):
-        UNet3D(**{**TINY, "conv": "2d"})
+    with pytest.raises(ModelError, match="conv is '1d'"):
+        UNet3D(**{**TINY, "conv": "1d"})
 
 
 @pytest.mark.parametrize("changes", [{}, FACTORISED])

@@ -84,7 +84,7 @@ def evaluate(
             batch_size,
             model=str(folder),
             on_progress=on_progress,
-            world=world or _world(run),
+            world=world or world_of(run),
             wording=wording,
         )
     written = result.save(output_dir)
@@ -97,7 +97,7 @@ def evaluate(
     say(f"accuracy: {result.accuracy.rate:.1%}")
 
 
-def _world(run: Path | None) -> Literal["small", "full"]:
+def world_of(run: Path | None) -> Literal["small", "full"]:
     """The demo world that a run was trained on."""
     from ..config import RunConfig
 

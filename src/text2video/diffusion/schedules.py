@@ -9,7 +9,7 @@ Samplers are diffusers schedulers, by name. `Schedule.from_scheduler` reads the 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -59,14 +59,20 @@ class Schedule:
         shift: flow only: moves timesteps towards noise, sigma' = shift sigma / (1 + (shift - 1) sigma), for larger
             videos (Esser et al. 2024, eq. 23).
         cumprod: not flow: alpha^2 at each timestep, `[num_timesteps]`, in place of the one that the name means.
+        betas: what samplers are told of that, by diffusers' names.
     """
 
     def __init__(
-        self, name: str = "cosine", num_timesteps: int = 1000, shift: float = 1.0, cumprod: Tensor | None = None
+        self,
+        name: str = "cosine",
+        num_timesteps: int = 1000,
+        shift: float = 1.0,
+        cumprod: Tensor | None = None,
+        betas: Mapping[str, Any] | None = None,
     ):
         if name not in (*BETAS, "flow"):
             raise UsageError(f"There is no noise schedule {name!r}. Choose one of {', '.join(BETAS)}, flow.")
-        self.name, self.num_timesteps, self.shift = name, num_timesteps, shift
+        self.name, self.num_timesteps, self.shift, self.betas = name, num_timesteps, shift, betas or {}
         if name != "flow":
             if cumprod is None:
                 cumprod = DDPMScheduler(num_timesteps, beta_schedule=BETAS[name]).alphas_cumprod
@@ -123,6 +129,7 @@ class Schedule:
             "beta_schedule": BETAS[self.name],
             "prediction_type": PREDICTIONS[prediction if prediction != "flow" else "epsilon"],
             "timestep_spacing": "trailing",
+            **self.betas,
         }
         if name == "ddpm":
             return DDPMScheduler(clip_sample=clip, **common)
@@ -168,7 +175,11 @@ class Schedule:
             return cls("flow", config.num_train_timesteps, config.get("shift") or config.get("flow_shift") or 1.0)
         names = {theirs: ours for ours, theirs in BETAS.items()}
         # its own table: pretrained models begin and end their betas elsewhere, and some rescale them
-        return cls(names[config.beta_schedule], config.num_train_timesteps, cumprod=scheduler.alphas_cumprod)
+        told = ("beta_start", "beta_end", "rescale_betas_zero_snr")
+        betas = {name: config[name] for name in told if config.get(name)}
+        return cls(
+            names[config.beta_schedule], config.num_train_timesteps, cumprod=scheduler.alphas_cumprod, betas=betas
+        )
 
 
 class SizedFlow(Schedule):

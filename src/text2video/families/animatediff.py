@@ -97,7 +97,8 @@ class AnimateDiff(PretrainedFamily):
             raise UsageError(
                 f"The model in {str(path)!r} makes pictures. To make videos it needs a motion adapter: fetch one by "
                 f"`hf download {ADAPTER}` and give it by --motion_adapter {ADAPTER}. "
-                "Without one, `text2video generate --pipeline TextToVideoZeroPipeline` makes simple videos of it."
+                "Without one, `text2video train` makes a model of videos of it, and `text2video generate --pipeline "
+                "TextToVideoZeroPipeline` simple videos."
             )
         if index["_class_name"] != IMAGES:
             return found

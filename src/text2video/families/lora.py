@@ -8,7 +8,8 @@ to, so that the folder alone can be generated from.
 import json
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -293,6 +294,40 @@ def delta(layer: Any, names: Sequence[str] | None = None) -> Tensor:
     finally:
         weight.data = kept
         layer.merged_adapters.clear()
+
+
+@contextmanager
+def folded(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Within, what `add` added (not DoRA) is part of the layers' weights, and the modules are as if it had never been.
+
+    Weights come back bit for bit. Modules without adapters are left alone.
+    """
+    adapted = [module for module in modules if getattr(module, "peft_config", None)]
+    layers: list[tuple[nn.Module, str, Any]] = []
+    if adapted:
+        from peft.tuners.lora import LoraLayer
+
+        layers = [
+            (module, name, layer)
+            for module in adapted
+            for name, layer in module.named_modules()
+            if isinstance(layer, LoraLayer)
+        ]
+    kept = []
+    try:
+        for module, name, layer in layers:
+            base: Any = layer.get_base_layer()
+            kept.append((base, base.weight.data))
+            # not by `delta`: peft's merging fails on a Conv3d of kernel 1; the second matrix never has another
+            down, up = (part[NAME].weight.detach().flatten(1) for part in (layer.lora_A, layer.lora_B))
+            change = (up @ down).view_as(base.weight) * layer.scaling[NAME]
+            base.weight.data = base.weight.data + change.to(base.weight.dtype)
+            module.set_submodule(name, base)
+        yield
+    finally:
+        for (module, name, layer), (base, weight) in zip(layers, kept, strict=False):
+            base.weight.data = weight
+            module.set_submodule(name, layer)
 
 
 def _within(component: str, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -158,7 +158,7 @@ class NativeFamily:
     def trainable(self, pipe: Any) -> dict[str, nn.Module]:
         """The denoiser, and the text encoder where it is the built-in one."""
         parts = self.denoisers(pipe)
-        if TextEncoder(pipe.tokenizer, pipe.text_encoder).trainable:
+        if pipe.reader().trainable:
             parts["text_encoder"] = pipe.text_encoder
         return parts
 
@@ -179,12 +179,13 @@ class NativeFamily:
         if self.embeddings is not None:
             return padded([self.embeddings(caption)["hidden"] for caption in captions], pipe.device).condition()
         if self._frozen is None or self._frozen.model is not pipe.text_encoder:
-            self._frozen = TextEncoder(pipe.tokenizer, pipe.text_encoder)
+            reader: TextEncoder = pipe.reader()
+            self._frozen = reader
         return self._frozen(captions).condition()
 
     def embed(self, pipe: Any, caption: str) -> dict[str, Tensor]:
         """A frozen text encoder's token embeddings `hidden` `[L, D]`."""
-        return {"hidden": TextEncoder(pipe.tokenizer, pipe.text_encoder).read(caption)}
+        return {"hidden": pipe.reader().read(caption)}
 
     def encode_video(self, pipe: Any, video: Tensor) -> Latents:
         """The codec's latents; without a codec pixels are denoised as they are."""

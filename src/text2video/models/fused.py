@@ -3,9 +3,12 @@
 Between the products of a block stand norms, scales, shifts and rotations. Written plainly they go over all tokens
 dozens of times in a training step. torch.compile fuses the plain forms, so that those are what it is given.
 
-Shape suffixes as in `attention`; `R` rows, `L` tokens of a row, `G` groups of as many tokens each, in order.
+Shape suffixes as in `attention`; `R` rows, `L` tokens of a row, `G` groups of tokens, in order, each as long as
+`lengths` says, or all of one length.
 """
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,30 +18,37 @@ from torch import Tensor
 EPS = 1e-6
 
 
-def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+def modulated(x: Tensor, shift: Tensor, scale: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
     """Layer norm of `[R, L, C]`, then a scale and a shift for each group of tokens, `[G, C]`."""
-    groups = _in_groups(x, scale)  # [G, tokens of a group, C]
-    if x.device.type == "cpu" and not torch.compiler.is_compiling() and len(scale) * 64 <= x[..., 0].numel():
+    count = x[..., 0].numel()
+    if x.device.type == "cpu" and not torch.compiler.is_compiling() and len(scale) * 64 <= count:
         # Scale and shift as the norm's own weight and bias: its kernel goes over the tokens once, also backwards.
-        each = zip(groups.unbind(), scale.unbind(), shift.unbind(), strict=True)
-        parts = [_norm(part, 1 + weight, bias) for part, weight, bias in each]
-        return (parts[0] if len(parts) == 1 else torch.stack(parts)).view(x.shape)
-    scale, shift = (values[:, None].to(x.dtype) for values in (scale, shift))
-    return torch.addcmul(shift, _norm(groups), 1 + scale).view(x.shape)
+        groups = x.flatten(0, 1).split(lengths or count // len(scale))
+        each = zip(groups, (1 + scale).unbind(), shift.unbind(), strict=True)
+        parts = [_norm(part, weight, bias) for part, weight, bias in each]
+        return (parts[0] if len(parts) == 1 else torch.cat(parts)).view(x.shape)
+    scale, shift = (_each(values, lengths).to(x.dtype) for values in (scale, shift))
+    return torch.addcmul(shift, _norm(x.reshape(len(scale), -1, x.shape[-1])), 1 + scale).view(x.shape)
 
 
 def _norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
     return F.layer_norm(x, x.shape[-1:], weight, bias, EPS)
 
 
-def gated(x: Tensor, gate: Tensor, change: Tensor) -> Tensor:
+def gated(x: Tensor, gate: Tensor, change: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
     """`x` `[R, L, C]`, and a change that each group of tokens takes as far as its gate `[G, C]` says."""
-    groups, gate = _in_groups(change, gate), gate[:, None].to(x.dtype)
-    return torch.addcmul(_in_groups(x, gate), gate, groups).view(x.shape)
+    gate = _each(gate, lengths).to(x.dtype)
+    x_groups, groups = (tokens.reshape(len(gate), -1, x.shape[-1]) for tokens in (x, change))
+    return torch.addcmul(x_groups, gate, groups).view(x.shape)
 
 
-def _in_groups(x: Tensor, values: Tensor) -> Tensor:
-    return x.reshape(len(values), -1, x.shape[-1])
+def _each(values: Tensor, lengths: Sequence[int] | None) -> Tensor:
+    """Values of groups `[G, C]` as those of smaller ones, all of one length, `[g, 1, C]`."""
+    if lengths is not None:
+        length = math.gcd(*lengths)
+        numbers = torch.tensor([number for number, own in enumerate(lengths) for _ in range(own // length)])
+        values = values[numbers.to(values.device, non_blocking=True)]
+    return values[:, None]
 
 
 def normed_rotated(x_RLND: Tensor, weight_D: Tensor, rotation: tuple[Tensor, Tensor] | None = None) -> Tensor:

@@ -34,7 +34,7 @@ class LatentUNet3D(Denoiser):
         channel_mult: width of each level as a multiple of `model_channels`.
         num_res_blocks: blocks in each level on the way down; on the way up there is one more.
         attention: one for each level, see `spacetime`; at "none" there is no attention to the text either.
-        head_dim: width of an attention head.
+        head_dim: width of an attention head; one for all levels, or one for each.
         dropout: in the residual blocks.
     """
 
@@ -47,13 +47,15 @@ class LatentUNet3D(Denoiser):
         channel_mult: Sequence[float] = (1, 2, 4),
         num_res_blocks: int = 2,
         attention: Sequence[str] = ("factorised", "factorised", "factorised"),
-        head_dim: int = 32,
+        head_dim: int | Sequence[int] = 32,
         dropout: float = 0.0,
     ):
         super().__init__()
-        if len(attention) != len(channel_mult):
+        heads = [head_dim] * len(channel_mult) if isinstance(head_dim, int) else [*head_dim]
+        if not len(attention) == len(heads) == len(channel_mult):
             raise ModelError(
-                f"channel_mult has {len(channel_mult)} levels and attention {len(attention)}. Each level needs one."
+                f"channel_mult has {len(channel_mult)} levels, attention {len(attention)} and head_dim {len(heads)}. "
+                "Each level needs one; head_dim can be one for all."
             )
         causal = check_attention(attention)
         self.model_channels = model_channels
@@ -65,7 +67,6 @@ class LatentUNet3D(Denoiser):
             Block,
             time_channels=self.time_embed_dim,
             text_channels=cross_attention_dim,
-            head_dim=head_dim,
             dropout=dropout,
             causal=causal,
         )
@@ -78,25 +79,26 @@ class LatentUNet3D(Denoiser):
         self.enter = same_size(in_channels, widths[0], (1, 3, 3))
         self.down, self.shrink = nn.ModuleList(), nn.ModuleList()
         width, skips = widths[0], [widths[0]]
-        for level, (wider, kind) in enumerate(zip(widths, attention, strict=True)):
+        levels = [*zip(widths, attention, heads, strict=True)]
+        for level, (wider, kind, head) in enumerate(levels):
             if level > 0:
                 self.shrink.append(Conv3d(width, width, (1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1)))
                 skips.append(width)
             blocks = nn.ModuleList()
             for _ in range(num_res_blocks):
-                blocks.append(block(width, wider, kind))
+                blocks.append(block(width, wider, kind, head))
                 width = wider
                 skips.append(width)
             self.down.append(blocks)
         deepest = next((kind for kind in reversed(attention) if kind != "none"), "none")
-        self.middle = nn.ModuleList([block(width, width, deepest), block(width, width, "none")])
+        self.middle = nn.ModuleList(block(width, width, kind, heads[-1]) for kind in (deepest, "none"))
         self.up, self.grow = nn.ModuleList(), nn.ModuleList()
-        for step, (narrower, kind) in enumerate(reversed([*zip(widths, attention, strict=True)])):
+        for step, (narrower, kind, head) in enumerate(reversed(levels)):
             if step > 0:
                 self.grow.append(same_size(width, width, (1, 3, 3)))
             blocks = nn.ModuleList()
             for _ in range(num_res_blocks + 1):
-                blocks.append(block(width + skips.pop(), narrower, kind))
+                blocks.append(block(width + skips.pop(), narrower, kind, head))
                 width = narrower
             self.up.append(blocks)
 
@@ -169,10 +171,10 @@ class Block(nn.Module):
         channels: int,
         out_channels: int,
         attention: str,
+        head_dim: int,
         *,
         time_channels: int,
         text_channels: int,
-        head_dim: int,
         dropout: float,
         causal: bool,
     ):

@@ -4,11 +4,11 @@ A transformer's blocks know neither frames nor clips: they work on rows of token
 is behind them. `Grid` is the usual one: a batch of videos of one size, a row each. Packed clips of different sizes and
 the frames of a stream are other layouts for the same blocks.
 
-Shape suffixes as in `attention`; `R` rows, `L` tokens of a row, `G` groups of as many tokens each, in order.
+Shape suffixes as in `attention`; `R` rows, `L` tokens of a row.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -42,9 +42,15 @@ class Layout(Protocol):
         """The inverse: `[R, L, P]` -> videos."""
         ...
 
-    def rows(self, values: Tensor) -> Tensor:
-        """Something said of each timestep that the model was given, `[timesteps, C]` -> of each group of tokens,
-        `[G, C]`, where the R * L tokens in order make G groups of one size."""
+    @property
+    def lengths(self) -> Sequence[int] | None:
+        """Of the R * L tokens in order, how many the first timestep is said of, how many the second one, and so on;
+        None: as many for each."""
+        ...
+
+    def ordered(self, values: Tensor) -> Tensor:
+        """Timesteps, texts or what else is said of each clip, as they were given to the model `[B, ...]`, in the order
+        of the tokens."""
         ...
 
     def tokens(self, layer: int) -> Attend:
@@ -52,7 +58,7 @@ class Layout(Protocol):
         ...
 
     def words(self, mask: Tensor | None) -> Attend:
-        """Which texts a token sees. The mask is bool `[texts, S]`, true where there is text."""
+        """Which of the texts, in order, a token sees. The mask is bool `[texts, S]`, true where there is text."""
         ...
 
 
@@ -96,8 +102,13 @@ class Grid:
         """`[B, L, P]` -> `[B, C, T, H, W]`."""
         return depth_to_space(tokens.unflatten(1, self.sizes).permute(0, 4, 1, 2, 3), self.patch).contiguous()
 
-    def rows(self, values: Tensor) -> Tensor:
-        """A timestep for each video, or for each of its frames, is one for each group already."""
+    @property
+    def lengths(self) -> None:
+        """Videos are of one size, and so are their frames."""
+        return None
+
+    def ordered(self, values: Tensor) -> Tensor:
+        """They are in the order of the rows."""
         return values
 
     def tokens(self, layer: int) -> Attend:

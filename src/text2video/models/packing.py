@@ -48,14 +48,9 @@ class Row:
         return [number for numbers in self.clips for number in numbers]
 
     @property
-    def each(self) -> list[int]:
+    def lengths(self) -> list[int]:
         """Tokens of each clip, in that order."""
         return [math.prod(grid.sizes) for grid, numbers in self for _ in numbers]
-
-    @property
-    def lengths(self) -> list[int]:
-        """Tokens of all clips of each size."""
-        return [math.prod(grid.sizes) * len(numbers) for grid, numbers in self]
 
     def __iter__(self) -> Iterator[tuple[Grid, Sequence[int]]]:
         return zip(self.grids, self.clips, strict=True)
@@ -80,25 +75,19 @@ class Row:
     def split(self, tokens: Tensor) -> list[Tensor]:
         """`[1, L, ...]` -> `[clips of a size, l, ...]` for each size."""
         # flatten and view: taking the first of one row would fill and copy a whole gradient on the way back
-        parts = tokens.flatten(0, 1).split(self.lengths)
+        parts = tokens.flatten(0, 1).split([math.prod(grid.sizes) * len(numbers) for grid, numbers in self])
         return [part.unflatten(0, (len(numbers), -1)) for part, numbers in zip(parts, self.clips, strict=True)]
 
-    def rows(self, values: Tensor) -> Tensor:
-        """Something said of each clip, `[clips, C]`, for groups of tokens that none of them shares, `[G, C]`."""
-        return values[self._groups.to(values.device, non_blocking=True)]
-
-    @cached_property
-    def _groups(self) -> Tensor:
-        """The clip of each group."""
-        counts = torch.tensor(self.each) // math.gcd(*self.each)
-        return torch.tensor(self.order).repeat_interleave(counts)
+    def ordered(self, values: Tensor) -> Tensor:
+        """Something said of each clip, `[clips, ...]`, in the order they lie in the row."""
+        return values[torch.tensor(self.order).to(values.device, non_blocking=True)]
 
     def tokens(self, layer: int) -> Attend:
         """Each clip as its own grid says."""
         return OwnClip(self, [grid.tokens(layer) for grid in self.grids])
 
     def words(self, mask: Tensor | None) -> Attend:
-        """A clip's tokens see the text of the same number; the mask is bool `[clips, S]`."""
+        """A clip's tokens see its own text: texts are in the order of the clips; the mask is bool `[clips, S]`."""
         return TextOfClip(self, mask)
 
 
@@ -112,7 +101,7 @@ class OwnClip:
     def __call__(self, core: Core, q_1LND: Tensor, k_1LND: Tensor, v_1LND: Tensor) -> Tensor:
         dtype = _kernel_dtype(core, q_1LND)
         if dtype and all(way is everyone for way in self.ways):
-            return _sequences(q_1LND[0], k_1LND[0], v_1LND[0], self.row.each, self.row.each, dtype)[None]
+            return _sequences(q_1LND[0], k_1LND[0], v_1LND[0], self.row.lengths, self.row.lengths, dtype)[None]
         sizes = zip(self.ways, *map(self.row.split, (q_1LND, k_1LND, v_1LND)), strict=True)
         return torch.cat([way(core, q, k, v).flatten(0, 1) for way, q, k, v in sizes])[None]
 
@@ -126,10 +115,10 @@ class TextOfClip:
 
     @cached_property
     def _shown(self) -> tuple[Tensor, list[int]]:
-        """In the row's order, which tokens of the texts are seen, bool `[clips, S]`, and how many; at least one."""
+        """Which tokens of the texts are seen, bool `[clips, S]`, and how many; at least one."""
         mask = self.mask
         assert mask is not None
-        shown = (mask | ~mask.any(1, keepdim=True))[self.row.order]
+        shown = mask | ~mask.any(1, keepdim=True)
         return shown, shown.sum(1).tolist()
 
     def __call__(self, core: Core, q_1LND: Tensor, k_BSND: Tensor, v_BSND: Tensor) -> Tensor:
@@ -137,14 +126,11 @@ class TextOfClip:
         if dtype and self.mask is not None:
             shown, keys = self._shown
             v_BSND = v_BSND * self.mask[:, :, None, None].to(v_BSND.dtype)  # a clip without text gets zeros
-            k_SND, v_SND = (x[self.row.order][shown] for x in (k_BSND, v_BSND))
-            return _sequences(q_1LND[0], k_SND, v_SND, self.row.each, keys, dtype)[None]
-        seen = []
-        for numbers, q in zip(self.row.clips, self.row.split(q_1LND), strict=True):
-            own = list(numbers)
-            mask = None if self.mask is None else self.mask[own]
-            seen.append(OwnText(mask)(core, q, k_BSND[own], v_BSND[own]).flatten(0, 1))
-        return torch.cat(seen)[None]
+            return _sequences(q_1LND[0], k_BSND[shown], v_BSND[shown], self.row.lengths, keys, dtype)[None]
+        sizes = [len(numbers) for numbers in self.row.clips]
+        masks = [None] * len(sizes) if self.mask is None else self.mask.split(sizes)
+        parts = zip(masks, self.row.split(q_1LND), k_BSND.split(sizes), v_BSND.split(sizes), strict=True)
+        return torch.cat([OwnText(mask)(core, q, k, v).flatten(0, 1) for mask, q, k, v in parts])[None]
 
 
 def _kernel_dtype(core: Core, q: Tensor) -> torch.dtype | None:

@@ -1,6 +1,7 @@
 """Self-attention over space and time by name: who sees whom in a video.
 
     none         nobody
+    space        each place sees its frame: for models of single frames
     time         each place sees itself in all frames
     factorised   each place sees its frame, then itself in all frames
     full         each place sees every place of every frame
@@ -22,6 +23,7 @@ from .layers import sinusoid
 # Name -> the axes along which attention goes in turn.
 ATTENTION = {
     "none": (),
+    "space": ("space",),
     "time": ("time",),
     "factorised": ("space", "time"),
     "full": ("full",),
@@ -69,10 +71,10 @@ def check_attention(levels: Sequence[str]) -> bool:
     if unknown := [kind for kind in levels if kind not in ATTENTION]:
         raise ModelError(f"attention has {unknown[0]!r}; each level can have one of {', '.join(ATTENTION)}.")
     causal = "causal" in levels
-    if causal and (ahead := [kind for kind in levels if kind not in ("causal", "none")]):
+    if causal and (ahead := [kind for kind in levels if kind not in ("causal", "space", "none")]):
         raise ModelError(
             f"attention is causal at one level and {ahead[0]!r} at another, which looks at later frames. "
-            "In a causal model each level is causal or none."
+            "In a causal model each level is causal, space or none."
         )
     return causal
 

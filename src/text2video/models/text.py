@@ -100,10 +100,12 @@ class TextEncoder:
         tokenizer: a transformers tokenizer.
         model: a `BuiltinTextModel`, `CLIPTextModel`, `T5EncoderModel` or `UMT5EncoderModel`.
         trainable: whether it learns with the denoiser; None: whether it is the built-in one.
+        filled: whether captions are filled up to the longest that there can be, and the filling is seen like words, as
+            Stable Diffusion has it.
     """
 
-    def __init__(self, tokenizer: Any, model: nn.Module, trainable: bool | None = None):
-        self.tokenizer, self.model = tokenizer, model
+    def __init__(self, tokenizer: Any, model: nn.Module, trainable: bool | None = None, filled: bool = False):
+        self.tokenizer, self.model, self.filled = tokenizer, model, filled
         self.trainable = isinstance(model, BuiltinTextModel) if trainable is None else trainable
         self._known: dict[str, Tensor] = {}
 
@@ -185,9 +187,12 @@ class TextEncoder:
         return hidden[0][mask[0]].cpu()
 
     def _encode(self, captions: Sequence[str], device: torch.device) -> tuple[Tensor, Tensor]:
+        padding = "max_length" if self.filled else True
         tokens = self.tokenizer(
-            list(captions), padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
+            list(captions), padding=padding, truncation=True, max_length=self.max_tokens, return_tensors="pt"
         ).to(device)
+        if self.filled:
+            tokens["attention_mask"] = torch.ones_like(tokens.input_ids)
         if self.trainable:
             return self.model(tokens.input_ids, tokens.attention_mask), tokens.attention_mask.bool()
         # in full precision, wherever it is asked for: what is remembered must not depend on who asked first

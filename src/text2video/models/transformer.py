@@ -179,15 +179,16 @@ class VideoTransformer(Denoiser, AttentionMixin, CacheMixin):
             # What the whole caption says reaches every block from the first step on, see UNet3D.
             pooled = self.text_embedding(mean_token(text, mask))  # [B, C]
             wanted = pooled if wanted is None else wanted + pooled
-            text = self.words(text)  # [B, S, C]
+            text = self.words(layout.ordered(text))  # [B, S, C]
         if wanted is not None:
             embedding = embedding + (wanted if embedding.ndim == 2 else wanted[:, None])
-        embedding = F.silu(embedding).flatten(0, -2)  # [timesteps, C]
-        context = Context(layout, self.modulation(embedding), self.rope(positions), text, layout.words(mask))
+        embedding = F.silu(layout.ordered(embedding)).flatten(0, -2)  # [timesteps, C]
+        words = layout.words(None if mask is None else layout.ordered(mask))
+        context = Context(self.modulation(embedding), layout.lengths, self.rope(positions), text, words)
         for layer, block in enumerate(self.blocks.children()):
             x = self._run(block, x, context, layout.tokens(layer))
-        shift, scale = (layout.rows(part) for part in (self.table + embedding.repeat(1, 2)).chunk(2, dim=1))
-        x = self.leave(modulated(x, shift, scale))  # [R, L, P]
+        shift, scale = (self.table + embedding.repeat(1, 2)).chunk(2, dim=1)
+        x = self.leave(modulated(x, shift, scale, layout.lengths))  # [R, L, P]
         found = layout.unfold(x)  # [B, out_channels, T, H, W]
         return DenoiserOutput(sample=found) if return_dict else (found,)
 
@@ -196,8 +197,8 @@ class VideoTransformer(Denoiser, AttentionMixin, CacheMixin):
 class Context:
     """What all blocks are told alike."""
 
-    layout: Layout
     modulation: Tensor  # [timesteps, 6C]
+    lengths: Sequence[int] | None  # tokens that each timestep is said of; None: as many for each
     rotation: tuple[Tensor, Tensor]  # cosines and sines, each [1 or R, L, 1, D/2]
     text: Tensor | None  # [B, S, C]
     words: Attend
@@ -216,14 +217,14 @@ class TransformerBlock(nn.Module):
         self.narrow = nn.Linear(hidden, width)
 
     def forward(self, hidden_states: Tensor, context: Context, attend: Attend) -> Tensor:
-        x = hidden_states
+        x, lengths = hidden_states, context.lengths
         parts = (self.table + context.modulation).chunk(6, dim=1)  # each [timesteps, C]
-        shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = (context.layout.rows(part) for part in parts)
-        x = gated(x, gate, self.attention(modulated(x, shift, scale), context.rotation, attend))
+        shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = parts
+        x = gated(x, gate, self.attention(modulated(x, shift, scale, lengths), context.rotation, attend), lengths)
         if self.text_norm is not None and self.text_attention is not None and context.text is not None:
             x = x + self.text_attention(self.text_norm(x), context.text, context.words)
-        hidden = F.gelu(self.widen(modulated(x, shift_mlp, scale_mlp)), approximate="tanh")
-        return gated(x, gate_mlp, self.narrow(hidden))
+        hidden = F.gelu(self.widen(modulated(x, shift_mlp, scale_mlp, lengths)), approximate="tanh")
+        return gated(x, gate_mlp, self.narrow(hidden), lengths)
 
 
 # diffusers' caches of whole blocks ask here where a block's tokens are.

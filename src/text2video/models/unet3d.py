@@ -43,12 +43,13 @@ class UNet3D(Denoiser):
         model_channels: width of the first level.
         channel_mult: width of each level as a multiple of `model_channels`, fractions allowed; one level a number.
         num_res_blocks: residual blocks in each level, down and up alike.
-        attention: one for each level: "none", "time" (each place along time), "factorised" (each frame, then along
-            time), "full" (every place of every frame) or "causal" (as factorised, and nothing in the model looks at
-            later frames: a frame's prediction is the same whatever follows it).
+        attention: one for each level: "none", "space" (each frame), "time" (each place along time), "factorised" (each
+            frame, then along time), "full" (every place of every frame) or "causal" (as factorised, and nothing in the
+            model looks at later frames: a frame's prediction is the same whatever follows it).
         downsample_time: for each step from a level to the next, whether it halves the frames too.
         patch_size: frames, height, width of the blocks of pixels that become one position at the entrance.
-        conv: "3d", or "factorised": over space, then over time, with 45% of the weights and products.
+        conv: "3d", or "factorised": over space, then over time, with 45% of the weights and products. "2d": over space
+            alone, in a model of single frames, where nothing looks along time; `inflation` makes one of videos of it.
         head_dim: width of an attention head.
         dropout: in the residual blocks.
 
@@ -78,12 +79,13 @@ class UNet3D(Denoiser):
         attention: Sequence[str] = ("time", "factorised", "factorised"),
         downsample_time: Sequence[bool] = (False, False),
         patch_size: Sequence[int] = (1, 1, 1),
-        conv: Literal["3d", "factorised"] = "3d",
+        conv: Literal["3d", "factorised", "2d"] = "3d",
         head_dim: int = 64,
         dropout: float = 0.0,
     ):
         super().__init__()
-        causal = _check_levels(channel_mult, attention, downsample_time, patch_size)
+        causal = _check_levels(channel_mult, attention, downsample_time, patch_size, conv)
+        apart = causal or conv == "2d"  # what no frame may know of the others
         self.model_channels = model_channels
         self.time_embed_dim = 4 * model_channels
         self.patch_size = (patch_size[0], patch_size[1], patch_size[2])
@@ -99,11 +101,12 @@ class UNet3D(Denoiser):
             conv=conv,
             dropout=dropout,
             causal=causal,
+            apart=apart,
         )
         self.time_embedding = TimestepEmbedding(model_channels, self.time_embed_dim)
         self.text_embedding = nn.Linear(cross_attention_dim, self.time_embed_dim)
         self.enter = convolution(conv, patch * in_channels, widths[0], causal=causal)
-        self.place_embedding = CosineField(self.time_embed_dim, widths[0], (1, 3, 3) if causal else (3, 3, 3))
+        self.place_embedding = CosineField(self.time_embed_dim, widths[0], (1, 3, 3) if apart else (3, 3, 3))
 
         # Levels are counted from the finest; `up[level]` answers `down[level]`, `grow[level]` undoes `shrink[level]`.
         repeats = range(num_res_blocks)
@@ -120,8 +123,9 @@ class UNet3D(Denoiser):
         self.shrink = nn.ModuleList(Conv3d(depth * fine, coarse, 1) for depth, fine, coarse in steps)
         self.grow = nn.ModuleList(Conv3d(coarse, depth * fine, 1) for depth, fine, coarse in steps)
 
-        self.norm = ModulatedNorm(widths[0], per_frame=causal)
-        self.leave = convolution("3d", widths[0], patch * out_channels, zero=True, causal=causal)
+        self.norm = ModulatedNorm(widths[0], per_frame=apart)
+        last = "2d" if conv == "2d" else "3d"
+        self.leave = convolution(last, widths[0], patch * out_channels, zero=True, causal=causal)
 
     @property
     def strides(self) -> tuple[int, int, int]:
@@ -202,12 +206,13 @@ class Block(nn.Module):
         conv: str,
         dropout: float,
         causal: bool,
+        apart: bool,
     ):
         super().__init__()
-        self.norm_in = ModulatedNorm(channels, per_frame=causal)
+        self.norm_in = ModulatedNorm(channels, per_frame=apart)
         self.conv_in = convolution(conv, channels, out_channels, causal=causal)
         self.modulation = nn.Linear(time_channels, 2 * out_channels)
-        self.norm_out = ModulatedNorm(out_channels, per_frame=causal)
+        self.norm_out = ModulatedNorm(out_channels, per_frame=apart)
         self.dropout = nn.Dropout(dropout)
         self.conv_out = convolution(conv, out_channels, out_channels, zero=True, causal=causal)
         self.skip = nn.Identity() if channels == out_channels else Conv3d(channels, out_channels, 1)
@@ -227,12 +232,12 @@ class Block(nn.Module):
 
 
 def convolution(kind: str, channels: int, out_channels: int, zero: bool = False, causal: bool = False) -> nn.Module:
-    """A 3 x 3 x 3 convolution, or its two factors, the last at zero where asked."""
-    if kind == "3d":
-        last = same_size(channels, out_channels, (3, 3, 3), causal)
+    """A 3 x 3 x 3 convolution, its two factors, or the one over space alone; the last at zero where asked."""
+    if kind in ("3d", "2d"):
+        last = same_size(channels, out_channels, (3, 3, 3) if kind == "3d" else (1, 3, 3), causal)
         return zeroed(last) if zero else last
     if kind != "factorised":
-        raise ModelError(f'conv is {kind!r}; it can be "3d" or "factorised".')
+        raise ModelError(f'conv is {kind!r}; it can be "3d", "factorised" or "2d".')
     space = same_size(channels, out_channels, (1, 3, 3))
     time = same_size(out_channels, out_channels, (3, 1, 1), causal)
     return nn.Sequential(space, zeroed(time) if zero else time)
@@ -243,6 +248,7 @@ def _check_levels(
     attention: Sequence[str],
     downsample_time: Sequence[bool],
     patch_size: Sequence[int],
+    conv: str,
 ) -> bool:
     """Whether the model is causal."""
     levels = len(channel_mult)
@@ -253,6 +259,13 @@ def _check_levels(
             f"downsample_time: give {levels} and {levels - 1}."
         )
     causal = check_attention(attention)
+    along_time = patch_size[0] > 1 or any(downsample_time) or not {*attention} <= {"none", "space"}
+    if conv == "2d" and along_time:
+        raise ModelError(
+            f"conv is 2d, so nothing looks along time, and attention is {' '.join(attention)}, patch_size "
+            f"{patch_size[0]} in time, downsample_time {' '.join(map(str, downsample_time)).lower()}. Give attention "
+            "none or space, a patch_size of 1 in time and downsample_time false; or another conv."
+        )
     if causal and (patch_size[0] > 1 or any(downsample_time)):
         raise ModelError(
             "attention is causal, and patch_size or downsample_time makes one position of several frames, of which "

@@ -32,6 +32,7 @@ from ..models.text import BuiltinTextModel, text_source
 from ..models.video_vae import VideoVAE
 from ..sizes import ALL, Bucket, ShapeRules, parse_all
 from ..training.build import learning
+from ..training.from_images import inflate_frames
 from .tracing import CPU, META
 
 Predict = Callable[[Tensor, Tensor], Tensor]
@@ -191,6 +192,7 @@ def _pretrained(config: RunConfig, video: Bucket) -> Facts:
     pipe, frozen = _pipeline(family, folder, dtype)
     family.rules(pipe).check(video)
     with META:
+        inflate_frames(config, family, pipe)
         modules = learning(config, family, pipe)
     if config.lora:
         of_adapters = _adapter_type(dtype)

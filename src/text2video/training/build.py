@@ -16,7 +16,7 @@ from ..config import RunConfig
 from ..data.cache import Cache
 from ..diffusion.objectives import Objective, TextToVideoDiffusion
 from ..errors import UsageError
-from ..families import lora
+from ..families import inflation, lora
 from ..families.autoencoder import Autoencoder
 from ..families.base import Family, Opening
 from ..families.devices import choose_device
@@ -32,6 +32,7 @@ from ..sections import TrainConfig
 from ..sizes import Bucket, ShapeRules
 from ..streaming import block_of, is_causal
 from .data import Sampler
+from .from_images import check_inflated, inflate_frames, learning_along_time
 from .reconstruction import Reconstruction
 
 logger = logging.getLogger("text2video")
@@ -65,6 +66,14 @@ def open_base(config: RunConfig, trainable_only: bool = False) -> Base | None:
             "--block_offload keeps weights out of a GPU's memory, and the device is the CPU: leave it out here. "
             "--quantize int8 and --layerwise_casting work on a CPU too."
         )
+    if inflation.is_stable_diffusion(folder) and not config.train.parts:
+        check_inflated(config)
+        logger.info(
+            "%s is a model of images: it gets new layers along time. By --motion_adapter it would be AnimateDiff",
+            folder,
+        )
+        torch.manual_seed(config.seed)  # of what is new in it
+        return NativeFamily(), inflation.open_stable_diffusion(folder)
     half = config.lora and choose_precision(config.train.mixed_precision, config.train.device)
     dtype = HALF.get(half or "", torch.float32)
     family = family_of(folder)
@@ -115,6 +124,7 @@ def build(
     diffusion = config.diffusion
     if base:
         family, pipe = base
+        inflate_frames(config, family, pipe)
         if config.text.text_encoder != "builtin":
             if config.lora:
                 raise UsageError("--lora leaves the text encoder as it is: leave out --text_encoder, or --lora.")
@@ -206,6 +216,8 @@ def learning(config: RunConfig, family: Family, pipe: Any) -> dict[str, nn.Modul
         UsageError: an adapter fits none of their layers, or there is no model for it to adapt.
     """
     settings = config.lora
+    if config.optim.spatial != "free":
+        return learning_along_time(config, family, pipe)
     if settings is None:
         parts = family.trainable(pipe)
         for component, part in parts.items():

@@ -411,7 +411,8 @@ class Trainer:
         with self.averaged():
             if self.config.lora is None:
                 self.family.settle(self.pipe, self.some_videos)
-                self.family.save(self.pipe, folder)
+                with lora.folded(self.parts.values()):
+                    self.family.save(self.pipe, folder)
             else:
                 train = self.config.train
                 lora.save(folder, self.parts, model_folder(train.init_from or ""), train.parts)
