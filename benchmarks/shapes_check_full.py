@@ -1,4 +1,4 @@
-"""How far the exact check of the full demo world can be trusted: `python benchmarks/shapes_check_full.py [--clips 2000]`.
+"""How far the exact check of the full demo world can be trusted: `python benchmarks/shapes_check_full.py`.
 
 At each level, one, two or three things, it is asked for everything that a clip shows (true clips), and for all of that
 but for one attribute (altered clips); both also of clips made soft and noisy like generated ones. Clips meant to fool
@@ -8,7 +8,8 @@ it and prompts dealt out at random follow, at level one. The table is printed an
 
 import argparse
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,8 +17,19 @@ import numpy as np
 from machine import write_result
 from shapes_check import FRAMES, SEED, degraded
 
-from text2video.data.shapes import FULL, Ask, Request, Scene, check, describe, make_clip, parse, random_scene, render
-from text2video.data.shapes import seeded
+from text2video.data.shapes import (
+    FULL,
+    Ask,
+    Request,
+    Scene,
+    check,
+    describe,
+    make_clip,
+    parse,
+    random_scene,
+    render,
+    seeded,
+)
 from text2video.data.shapes.outlines import ROUND
 from text2video.data.shapes.things import CHANGING_COLOUR, DISTANCE, RADIUS, RESIZED, UNMOVED
 from text2video.evaluation.metrics import MAIN_ATTRIBUTES, Rate, rate
@@ -87,7 +99,9 @@ def _altered(request: Request, attribute: str, rng: np.random.Generator) -> Requ
     thing = things[number]
     fresh = replace(thing, **{attribute: value})
     if attribute == "motion":
-        fresh = replace(fresh, size=None if value in RESIZED else thing.size, speed=None if value in UNMOVED else thing.speed)
+        fresh = replace(
+            fresh, size=None if value in RESIZED else thing.size, speed=None if value in UNMOVED else thing.speed
+        )
     used = {colour for other in things for colour in (other.colour, other.becomes)}
     if (
         getattr(thing, attribute) in (None, value)
@@ -169,7 +183,11 @@ def fooling(kind: str, index: int) -> tuple[np.ndarray, Request, tuple[str, ...]
         return frames[np.minimum(np.arange(FRAMES), FRAMES // 3)], request, ("motion",)
     if kind == "one more than was asked":
         more = scene_of(2, kind, index)
-        return render(more, FRAMES, SIZE, SIZE), request_of(replace(more, things=more.things[:1], relation=None)), everything
+        return (
+            render(more, FRAMES, SIZE, SIZE),
+            request_of(replace(more, things=more.things[:1], relation=None)),
+            everything,
+        )
     if kind == "is gone on the way":
         after, wrong = replace(scene, things=()), everything
     else:
@@ -218,18 +236,18 @@ def _truth(scene: Scene, request: Request) -> dict[str, bool]:
     return truth
 
 
-def measure(clips: int, levels: tuple[int, ...]) -> Iterator[tuple[str, Rate]]:
-    for level in levels:
-        for manner, change, n in (("", as_rendered, clips), ("degraded, ", softened, clips // 4)):
-            everything, main = right_on_true(level, n, change)
-            yield f"level {level}, {manner}true", everything
-            yield f"level {level}, {manner}true: colour, shape, motion", main
-            for name, result in right_on_altered(level, n, change).items():
-                yield f"level {level}, {manner}altered: {name}", result
-    for name, result in right_on_fooling(clips // 10).items():
-        yield f"fooling: {name}", result
-    for name, result in right_on_shuffled(clips // 2).items():
-        yield f"shuffled prompts: {name}", result
+def measured_level(level: int, clips: int) -> dict[str, Rate]:
+    rows = {}
+    for manner, change, n in (("", as_rendered, clips), ("degraded, ", softened, clips // 10)):
+        everything, main = right_on_true(level, n, change)
+        rows |= {f"{manner}true": everything, f"{manner}true: colour, shape, motion": main}
+        rows |= {f"{manner}altered: {name}": found for name, found in right_on_altered(level, n, change).items()}
+    return {f"level {level}, {name}": found for name, found in rows.items()}
+
+
+def measured_at_level_one(clips: int) -> dict[str, Rate]:
+    rows = {f"fooling: {name}": found for name, found in right_on_fooling(clips // 10).items()}
+    return rows | {f"shuffled prompts: {name}": found for name, found in right_on_shuffled(clips // 2).items()}
 
 
 def milliseconds(level: int, clips: int = 50) -> float:
@@ -245,14 +263,18 @@ def milliseconds(level: int, clips: int = 50) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clips", type=int, default=2000)
-    parser.add_argument("--levels", type=int, nargs="+", default=list(LEVELS))
+    parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--output", type=Path, help="a file other than benchmarks/results/shapes_check_full.json")
     options = parser.parse_args()
     rows = {}
-    for name, result in measure(options.clips, tuple(options.levels)):
-        rows[name] = vars(result)
-        print(f"{name:50} {result}", flush=True)
-    spent = {f"level {level}": milliseconds(level) for level in options.levels}
+    with ProcessPoolExecutor(options.workers) as pool:
+        pending = [pool.submit(measured_level, level, options.clips) for level in LEVELS]
+        pending.append(pool.submit(measured_at_level_one, options.clips))
+        for done in pending:
+            for name, found in done.result().items():
+                rows[name] = vars(found)
+                print(f"{name:50} {found}", flush=True)
+    spent = {f"level {level}": milliseconds(level) for level in LEVELS}
     print(f"milliseconds a video of {FRAMES}x{SIZE}x{SIZE}: {spent}")
     values = {"clips": options.clips, "rates": rows, "milliseconds a video": spent}
     write_result("shapes_check_full", values, packages=("numpy",), path=options.output)

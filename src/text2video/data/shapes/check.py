@@ -5,12 +5,12 @@ Things are what stands out in colour from a dim ground (`regions`, `grounds`); e
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import permutations
 
 import numpy as np
 
-from .forms import measure, origin_of, radius_of, shape_of, turned
+from .forms import Form, measure, origin_of, radius_of, shape_of, turned
 from .grounds import first_guess, ground_and_kind
 from .motions import Course, motion_of
 from .outlines import RING
@@ -24,8 +24,12 @@ _FAINT = 0.12  # a cover under this is taken for the background's pattern
 _BLENDED = 0.25  # and near another thing, for its shading
 _RIDGE = 0.01  # keeps apart two colours that lie in almost one direction
 _SIZES = 1.4  # times larger or smaller than the world's, a thing has none of its sizes
-_ASIDE, _DIAGONAL = 0.06, 0.95  # frame sides of distance, at least, and per frame side across, of what is beside another
-_PASSES = 0.3  # of a thing lies over the place of another that it passes in front of
+_ASIDE, _DIAGONAL = (
+    0.06,
+    0.95,
+)  # frame sides of distance, at least, and per frame side across, of what is beside another
+_BLURRED = 0.98  # of its usual agreement with a shape: less where another touches it is left out
+_PASSES = 0.15  # of a thing lies over the place of another that it passes in front of
 _ENCLOSED = 0.35  # radii from the middle of a ring, at most, of what is inside it
 
 
@@ -175,7 +179,9 @@ def _view(cover: np.ndarray, track: Track, world: World, count: int) -> _View:
     u = np.linspace(0, 1, len(cover)) if len(cover) > 1 else np.array([0.5])
     whole = np.flatnonzero(track.whole)
     pieced = len(whole) < min(3, len(cover))
-    form = measure(cover.max(0)[None]) if pieced else measure(cover[whole])
+    form = measure(cover.max(0)[None] if pieced else cover[whole])
+    if not pieced:
+        whole, form = _clearest(whole, form, track.apart[whole])
     shape, certain = shape_of(form, world.shapes)
     scale, pace = world.scales[min(count, len(world.scales)) - 1]
     radius, place = radius_of(form, shape), origin_of(form, shape)
@@ -188,9 +194,23 @@ def _view(cover: np.ndarray, track: Track, world: World, count: int) -> _View:
         motion, why = (CHANGING_COLOUR, why) if motion == "still" else (None, "it moves and changes its colour")
     size = _size(float(radius.mean()) / scale) if motion not in RESIZED else None
     reasons = ["its shape is unclear or changes"] if not certain else []
-    thing = SeenThing(colour, shape if certain else None, motion, size, speed, becomes, "; ".join(reasons + [why] * bool(why)))
-    everywhere = np.interp(u, u[whole], place.real) + 1j * np.interp(u, u[whole], place.imag) if course else place.repeat(len(u))
+    thing = SeenThing(
+        colour, shape if certain else None, motion, size, speed, becomes, "; ".join(reasons + [why] * bool(why))
+    )
+    everywhere = (
+        np.interp(u, u[whole], place.real) + 1j * np.interp(u, u[whole], place.imag) if course else place.repeat(len(u))
+    )
     return _View(thing, everywhere, float(radius.mean()), track.mask)
+
+
+def _clearest(frames: np.ndarray, form: Form, apart: np.ndarray) -> tuple[np.ndarray, Form]:
+    """The frames, without those in which another thing touches this one and its shape is blurred by that; all of them
+    where that leaves too few."""
+    agreement = form.agreement.max((1, 2))
+    clear = apart | (agreement > _BLURRED * np.median(agreement))
+    if clear.sum() < max(3, len(frames) // 3):
+        return frames, form
+    return frames[clear], form.at(clear)
 
 
 def _size(radius: float) -> str | None:
@@ -210,7 +230,11 @@ def _relations(views: list[_View]):
                 ahead = away * turn
                 if (ahead.real > np.maximum(_ASIDE, _DIAGONAL * abs(ahead.imag))).all():
                     yield i, name, j
-            if other.thing.shape == "ring" and (abs(away) < _ENCLOSED * other.radius).all() and one.radius < other.radius * RING[0]:
+            if (
+                other.thing.shape == "ring"
+                and (abs(away) < _ENCLOSED * other.radius).all()
+                and one.radius < other.radius * RING[0]
+            ):
                 yield i, "inside", j
             over = (one.mask & other.mask.any(0)).sum((1, 2)) / np.maximum(one.mask.sum((1, 2)), 1)
             if other.thing.motion in ("still", CHANGING_COLOUR) and over.max() > _PASSES:

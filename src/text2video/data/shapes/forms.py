@@ -39,6 +39,9 @@ class Form:
     stretch: np.ndarray
     agreement: np.ndarray
 
+    def at(self, frames: np.ndarray) -> "Form":
+        return Form(self.area[frames], self.centre[frames], self.stretch[frames], self.agreement[frames])
+
 
 @dataclass(frozen=True)
 class _Ideals:

@@ -35,9 +35,7 @@ def first_guess(pictures: np.ndarray) -> np.ndarray:
     return plane.astype(np.float32)
 
 
-def ground_and_kind(
-    pictures: np.ndarray, clear: np.ndarray, kinds: tuple[str, ...]
-) -> tuple[np.ndarray, str | None]:
+def ground_and_kind(pictures: np.ndarray, clear: np.ndarray, kinds: tuple[str, ...]) -> tuple[np.ndarray, str | None]:
     """The picture `[H, W, 3]` behind the things, from the pixels `clear` `[T, H, W]` of them, and which of `kinds` it is.
 
     Where a thing hides it all along, the picture is a plane fitted to the rest.

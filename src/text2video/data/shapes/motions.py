@@ -45,7 +45,11 @@ def motion_of(
         return None, None, "one frame shows no motion"
     growth, turn = _line(course.u, np.log(course.radius)), _line(course.u, course.angle)
     kind, place, speeds = _place(course, motions)
-    changes = {"place": (place, speeds, 1.0 if kind == "orbit" else pace), "size": (growth, GROWTH, 1.0), "angle": (turn, TURN, 1.0)}
+    changes = {
+        "place": (place, speeds, 1.0 if kind == "orbit" else pace),
+        "size": (growth, GROWTH, 1.0),
+        "angle": (turn, TURN, 1.0),
+    }
     active = [name for name, (fit, slow, scale) in changes.items() if abs(fit.amount) > slow["slow"] * scale / 2]
     if len(active) > 1:
         return None, None, f"its {' and its '.join(active)} change at once"

@@ -4,12 +4,12 @@ A pixel that a thing covers by `a` is `ground + a (paint - ground)`: however sof
 points in the direction of the thing's paint. So pixels are named by that direction, and `a` is its length.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
 
 import numpy as np
 
-_LIT = 0.45  # of the way from the ground to a paint: more belongs to a thing
+_LIT = 0.42  # of the way from the ground to a paint: more belongs to a thing
 _ALIKE = 0.9  # cosine between a pixel's direction and that of its paint, at least
 _PURE = 0.001  # of the frame's area, on average: so many pixels of a colour touch no other colour
 _ALONE = 0.4  # of the pixels of a colour, at least, touch no other
@@ -30,11 +30,12 @@ _TURNING = 0.3  # of the clip, at most, in which a thing shows neither of two co
 @dataclass(frozen=True)
 class Track:
     """One thing in every frame: its pixels `mask` `[T, H, W]`, its paint's number in the palette `[T]` (-1 where it is
-    not seen), and in which frames all of it is seen, `whole` `[T]`."""
+    not seen), and in which frames all of it is seen, `whole` `[T]`, and apart from all others, `apart` `[T]`."""
 
     mask: np.ndarray
     paint: np.ndarray
     whole: np.ndarray
+    apart: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def _counted(labels: np.ndarray, paints: int) -> np.ndarray:
 def components(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The places of the labelled pixels of `[T, H, W]`, and the region of each: the pixels of equal label that hang
     together in a frame (4-connected) share one number."""
-    t, h, w = labels.shape
+    _, h, w = labels.shape
     flat = np.pad(labels, ((0, 0), (1, 1), (1, 1))).ravel()
     places = np.flatnonzero(flat)
     position = np.zeros(len(flat), np.int32)
@@ -185,13 +186,12 @@ def _strands(frames: list[list[_Region]]) -> tuple[list[Strand], str]:
         return [], f"there are more than {_MOST} things"
     strands: list[Strand] = [[None] * len(frames) for _ in range(count)]
     last: list[_Region] = []
-    largest = max((r for regions in frames for r in regions), key=lambda r: r.area)
+    alone = [regions for regions in frames if len(regions) == 1] or [frames[t] for t in seen]
+    largest = max((r for regions in alone for r in regions), key=lambda r: r.area)
     for t in seen:
         regions = frames[t]
-        if count == 1 and any(r.touched for r in regions):  # what is in front may part it
-            marks = [largest, *(last or regions[:1])]
-            near = [r for r in regions if min(abs(r.centre - mark.centre) for mark in marks) < _PARTED]
-            regions = [_merged(near)] if near else []
+        if count == 1:
+            regions = _pieced(regions, [largest, *(last or regions[:1])])
         if len(regions) < count:
             continue
         best = min(permutations(regions, count), key=lambda order: _way(last, order))
@@ -199,6 +199,14 @@ def _strands(frames: list[list[_Region]]) -> tuple[list[Strand], str]:
             strand[t] = region
         last = list(best)
     return strands, ""
+
+
+def _pieced(regions: list[_Region], marks: list[_Region]) -> list[_Region]:
+    """The thing near one of the marks: what is in front may part it into regions that all touch another colour."""
+    far = {id(r): min(abs(r.centre - mark.centre) for mark in marks) for r in regions}
+    nearest = min(regions, key=lambda r: far[id(r)])
+    pieces = [r for r in regions if r.touched and far[id(r)] < _PARTED] if nearest.touched else []
+    return [_merged(pieces)] if pieces else [nearest]
 
 
 def _merged(regions: list[_Region]) -> _Region:
@@ -250,7 +258,8 @@ def _track(strand: Strand, shape: tuple[int, ...]) -> Track:
     """The strand as a track that is whole wherever it is seen."""
     mask = np.stack([np.zeros(shape, bool) if r is None else r.mask for r in strand])
     paint = np.array([-1 if r is None else r.paint for r in strand])
-    return Track(mask, paint, paint >= 0)
+    apart = np.array([r is not None and not r.touched for r in strand])
+    return Track(mask, paint, paint >= 0, apart)
 
 
 def _hidden(tracks: list[Track]) -> list[Track]:
@@ -265,12 +274,11 @@ def _hidden(tracks: list[Track]) -> list[Track]:
     for k, track in enumerate(tracks):
         whole = track.whole.copy()
         for j, other in enumerate(tracks):
-            shared = places[k] & places[j]
-            if j == k or not still[k] or drifts[j] < drifts[k] or shared.sum() < _SHARED * min(places[k].sum(), places[j].sum()):
-                continue
-            covered = (grown(other.mask, 1) & places[k]).any((1, 2))
-            whole &= ~covered
-        result.append(Track(track.mask, track.paint, whole))
+            passes = j != k and still[k] and drifts[j] >= drifts[k]
+            shared = (places[k] & places[j]).sum()
+            if passes and shared >= _SHARED * min(places[k].sum(), places[j].sum()):
+                whole &= ~(grown(other.mask, 1) & places[k]).any((1, 2))
+        result.append(replace(track, whole=whole))
     return result
 
 
