@@ -5,6 +5,7 @@ Things are what stands out in colour from a dim ground (`regions`, `grounds`); e
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import permutations
 
@@ -16,7 +17,7 @@ from .motions import Course, motion_of
 from .outlines import RING
 from .parsing import Ask, Request, parse
 from .regions import Track, grown, labelled, reduced, tracked
-from .things import CHANGING_COLOUR, PALETTE, RADIUS, RESIZED
+from .things import CHANGING_COLOUR, PALETTE, RADIUS, RESIZED, UNMOVED
 from .worlds import WORLDS, World, WorldName
 
 _CORE = 0.7  # the share of a thing's pixels that its colour is not taken from
@@ -31,6 +32,7 @@ _ASIDE, _DIAGONAL = (
 _BLURRED = 0.98  # of its usual agreement with a shape: less where another touches it is left out
 _PASSES = 0.15  # of a thing lies over the place of another that it passes in front of
 _ENCLOSED = 0.35  # radii from the middle of a ring, at most, of what is inside it
+_SIDES = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ def describe(frames: np.ndarray, world: WorldName = "small") -> Seen:
     shade = max(1, side // 20) if rules.lit else 0  # how much farther a shadow reaches, to the right and below
     near[:, shade:, shade:] |= near[:, : near.shape[1] - shade, : near.shape[2] - shade]
     for track in tracks:  # while it turns from one colour to another it may look like ground
-        near[track.paint < 0] |= grown(track.mask.any(0), reach + 1)
+        near[track.paint < 0] |= grown(np.any(track.mask, axis=0), reach + 1)
     ground, background = ground_and_kind(pictures, ~near, rules.backgrounds)
     wide = [grown(track.mask, reach) for track in tracks]
     away = pictures - ground
@@ -139,8 +141,10 @@ class _View:
 
 
 def _own_colours(away: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """How far the colour of a thing is from the ground in each frame, `[T, 3]`: of the part that stands out most, for the
-    rest may be blended with the ground."""
+    """How far the colour of a thing is from the ground in each frame, `[T, 3]`.
+
+    It is that of the part that stands out most, for the rest may be blended with the ground.
+    """
     own = np.zeros((len(mask), 3), np.float32)
     for t in np.flatnonzero(mask.any((1, 2))):
         pixels = away[t][mask[t]]
@@ -174,33 +178,32 @@ def _cover(away: np.ndarray, k: int, wide: list[np.ndarray], own: list[np.ndarra
 def _view(cover: np.ndarray, track: Track, world: World, count: int) -> _View:
     """One thing of `count`, described from the frames in which all of it is seen.
 
-    What is never seen whole is put together from all frames, if it stays where it is.
+    What is never seen whole stays where it is (`regions`), and is put together from all frames.
     """
-    u = np.linspace(0, 1, len(cover)) if len(cover) > 1 else np.array([0.5])
-    whole = np.flatnonzero(track.whole)
-    pieced = len(whole) < min(3, len(cover))
-    form = measure(cover.max(0)[None] if pieced else cover[whole])
-    if not pieced:
-        whole, form = _clearest(whole, form, track.apart[whole])
-    shape, certain = shape_of(form, world.shapes)
+    times = np.linspace(0, 1, len(cover)) if len(cover) > 1 else np.array([0.5])
     scale, pace = world.scales[min(count, len(world.scales)) - 1]
-    radius, place = radius_of(form, shape), origin_of(form, shape)
-    course = Course(u[whole], place, radius, turned(form, shape)) if not pieced else None
-    motion, speed, why = motion_of(course, shape, world.motions, pace) if course else ("still", None, "")
-    paints = [p for p in track.paint if p >= 0]
-    colour, last = (world.colours[paints[k]] for k in (0, -1))
+    whole = np.flatnonzero(track.whole)
+    if len(whole) < min(3, len(cover)):
+        form = measure(cover.max(0)[None])
+        shape, certain = shape_of(form, world.shapes)
+        place = origin_of(form, shape).repeat(len(times))
+        motion, speed, why = "still", None, ""
+    else:
+        whole, form = _clearest(whole, measure(cover[whole]), track.apart[whole])
+        shape, certain = shape_of(form, world.shapes)
+        course = Course(times[whole], origin_of(form, shape), radius_of(form, shape), turned(form, shape))
+        place = np.interp(times, course.u, course.place)
+        motion, speed, why = motion_of(course, shape, world.motions, pace)
+    colour, last = (world.colours[track.paint[track.paint >= 0][k]] for k in (0, -1))
     becomes = last if last != colour else None
     if becomes:
         motion, why = (CHANGING_COLOUR, why) if motion == "still" else (None, "it moves and changes its colour")
-    size = _size(float(radius.mean()) / scale) if motion not in RESIZED else None
-    reasons = ["its shape is unclear or changes"] if not certain else []
-    thing = SeenThing(
-        colour, shape if certain else None, motion, size, speed, becomes, "; ".join(reasons + [why] * bool(why))
-    )
-    everywhere = (
-        np.interp(u, u[whole], place.real) + 1j * np.interp(u, u[whole], place.imag) if course else place.repeat(len(u))
-    )
-    return _View(thing, everywhere, float(radius.mean()), track.mask)
+    radius = float(radius_of(form, shape).mean())
+    size = _size(radius / scale) if motion not in RESIZED else None
+    reasons = [] if certain else ["its shape is unclear or changes"]
+    reasons += [why] if why else []
+    thing = SeenThing(colour, shape if certain else None, motion, size, speed, becomes, "; ".join(reasons))
+    return _View(thing, place, radius, track.mask)
 
 
 def _clearest(frames: np.ndarray, form: Form, apart: np.ndarray) -> tuple[np.ndarray, Form]:
@@ -219,23 +222,18 @@ def _size(radius: float) -> str | None:
     return "small" if radius < math.sqrt(RADIUS["small"] * RADIUS["large"]) else "large"
 
 
-def _relations(views: list[_View]):
+def _relations(views: list[_View]) -> Iterator[tuple[int, str, int]]:
     """Every (number, relation, number) that holds all along."""
-    for i, one in enumerate(views):
-        for j, other in enumerate(views):
-            if i == j:
-                continue
-            away = one.place - other.place
-            for name, turn in (("right of", 1), ("below", -1j), ("left of", -1), ("above", 1j)):
-                ahead = away * turn
-                if (ahead.real > np.maximum(_ASIDE, _DIAGONAL * abs(ahead.imag))).all():
-                    yield i, name, j
-            if (
-                other.thing.shape == "ring"
-                and (abs(away) < _ENCLOSED * other.radius).all()
-                and one.radius < other.radius * RING[0]
-            ):
-                yield i, "inside", j
-            over = (one.mask & other.mask.any(0)).sum((1, 2)) / np.maximum(one.mask.sum((1, 2)), 1)
-            if other.thing.motion in ("still", CHANGING_COLOUR) and over.max() > _PASSES:
-                yield i, "in front of", j
+    for (i, one), (j, other) in permutations(enumerate(views), 2):
+        away = one.place - other.place
+        dx, dy = np.real(away), np.imag(away)
+        for name, (x, y) in _SIDES.items():
+            along, across = x * dx + y * dy, y * dx + x * dy
+            if (along > np.maximum(_ASIDE, _DIAGONAL * abs(across))).all():
+                yield i, name, j
+        fits = other.thing.shape == "ring" and one.radius < other.radius * RING[0]
+        if fits and (abs(away) < _ENCLOSED * other.radius).all():
+            yield i, "inside", j
+        over = (one.mask & other.mask.any(0)).sum((1, 2)) / np.maximum(one.mask.sum((1, 2)), 1)
+        if other.thing.motion in UNMOVED and over.max() > _PASSES:
+            yield i, "in front of", j

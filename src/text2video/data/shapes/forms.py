@@ -79,8 +79,8 @@ def _centre(alpha: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _stretch(alpha: np.ndarray, total: np.ndarray, centre: np.ndarray) -> np.ndarray:
     """The mean of z^2 in areas: 0 of what is as long as wide. A blur does not change it."""
     h, w = alpha.shape[1:]
-    x = np.arange(w) + 0.5 - centre.real[:, None]
-    y = np.arange(h) + 0.5 - centre.imag[:, None]
+    x = np.arange(w) + 0.5 - np.real(centre)[:, None]
+    y = np.arange(h) + 0.5 - np.imag(centre)[:, None]
     xx, yy = (alpha.sum(1) * x**2).sum(1), (alpha.sum(2) * y**2).sum(1)
     xy = np.einsum("nhw,nh,nw->n", alpha, y, x)
     return (xx - yy + 2j * xy) / total**2
@@ -114,7 +114,7 @@ def ideals() -> _Ideals:
     per = _TEMPLATE / (2 * _SPAN)  # pixels a radius
     areas, offsets, stretches, spectra = [], [], [], []
     for shape in SHAPES:
-        distance = signed_distance(shape, x.astype(np.float32), y.astype(np.float32), np.float32(1))
+        distance = signed_distance(shape, x.astype(np.float32), y.astype(np.float32), np.ones((1, 1), np.float32))
         sharp = np.clip(0.5 - distance * per, 0, 1)[None]
         total, centre = _centre(sharp)
         areas.append(total[0] / per**2)
@@ -130,14 +130,15 @@ def ideals() -> _Ideals:
 
 
 def blurred(picture: np.ndarray, sigma: float) -> np.ndarray:
-    """Pictures `[N, H, W]` blurred by `sigma` pixels, through the Fourier transform; the margin is wide enough for its wrap-around."""
+    """Pictures `[N, H, W]` blurred by `sigma` pixels, through the Fourier transform (what leaves at one side comes back
+    at the other)."""
     fy, fx = np.fft.fftfreq(picture.shape[1])[:, None], np.fft.rfftfreq(picture.shape[2])
     response = np.exp(-2 * (np.pi * sigma) ** 2 * (fx**2 + fy**2))
     return np.fft.irfft2(np.fft.rfft2(picture) * response, picture.shape[1:])
 
 
 def turned(form: Form, shape: str) -> np.ndarray:
-    """The angle `[N]` in radians, clockwise, that a shape has in each frame, without jumps; 0 where it cannot be seen."""
+    """The angle `[N]` in radians, clockwise, of a shape in each frame, without jumps; 0 where it cannot be seen."""
     if shape in ROUND:
         return np.zeros(len(form.area))
     period = 2 * np.pi / _SYMMETRY.get(shape, 1)

@@ -36,7 +36,7 @@ def first_guess(pictures: np.ndarray) -> np.ndarray:
 
 
 def ground_and_kind(pictures: np.ndarray, clear: np.ndarray, kinds: tuple[str, ...]) -> tuple[np.ndarray, str | None]:
-    """The picture `[H, W, 3]` behind the things, from the pixels `clear` `[T, H, W]` of them, and which of `kinds` it is.
+    """The picture `[H, W, 3]` behind the things and which of `kinds` it is, from the pixels `[T, H, W]` clear of them.
 
     Where a thing hides it all along, the picture is a plane fitted to the rest.
     """
@@ -92,7 +92,7 @@ def _patterns(kinds: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
 
 def _shrunk(pictures: np.ndarray) -> np.ndarray:
     """The middle square of pictures `[N, H, W]` at `_SIDE` pixels along its side, averaged."""
-    n, h, w = pictures.shape
+    _, h, w = pictures.shape
     side = min(h, w)
     top, left = (h - side) // 2, (w - side) // 2
     for axis, start in ((1, top), (2, left)):

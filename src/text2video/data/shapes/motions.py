@@ -12,6 +12,7 @@ import numpy as np
 from . import outlines
 from .things import BOUNCE, BOUNCES, DIRECTIONS, DISTANCE, GROWTH, ORBIT, ORBITS, TURN
 
+_MIDDLE = 0.5 + 0.5j  # of the frame
 _STRAY = 0.06  # frame sides, how far a thing's place may be from a steady course
 _UNEVEN = 0.3  # the same of the logarithm of its radius
 _WOBBLE = math.radians(20)  # and of its angle
@@ -21,7 +22,7 @@ _NEAR = 0.2  # frame sides from the frame's edge, at most, of what bounces off i
 
 @dataclass(frozen=True)
 class Course:
-    """What is known of a thing at times `u` in [0, 1], each `[N]`: its place (x + iy, frame sides), radius and angle."""
+    """What is known of a thing at times `u` in [0, 1]: its place (x + iy, frame sides), radius and angle, all `[N]`."""
 
     u: np.ndarray
     place: np.ndarray
@@ -43,7 +44,7 @@ def motion_of(
     steadily. Distances are multiplied by `pace`."""
     if len(course.u) < 2:
         return None, None, "one frame shows no motion"
-    growth, turn = _line(course.u, np.log(course.radius)), _line(course.u, course.angle)
+    growth, turn = _fitted(course.u, np.log(course.radius)), _fitted(course.u, course.angle)
     kind, place, speeds = _place(course, motions)
     changes = {
         "place": (place, speeds, 1.0 if kind == "orbit" else pace),
@@ -65,7 +66,7 @@ def motion_of(
     if active[0] == "size":
         return "growing" if growth.amount.real > 0 else "shrinking", speed, ""
     if active[0] == "angle":
-        return ("rotating", speed, "") if turn.amount.real > 0 else (None, None, "it rotates counterclockwise")
+        return "rotating", speed, ""
     if kind == "orbit":
         way = 1 if fit.amount.real > 0 else -1
         return next(name for name, sense in ORBITS.items() if sense == way), speed, ""
@@ -79,10 +80,10 @@ def motion_of(
 
 def _place(course: Course, motions: tuple[str, ...]) -> tuple[str, _Fit, dict[str, float]]:
     """The course, of those that a place may take, that it keeps to best, and its speeds."""
-    line = _line(course.u, course.place)
+    line = _fitted(course.u, course.place)
     fold = _fitted(1 - abs(2 * course.u - 1), course.place)
     radius, angle = abs(course.place - _MIDDLE), np.unwrap(np.angle(course.place - _MIDDLE))
-    arc = _line(course.u, angle)
+    arc = _fitted(course.u, angle)
     ideal = _MIDDLE + radius.mean() * np.exp(1j * (angle.mean() + arc.amount.real * (course.u - course.u.mean())))
     arc = _Fit(arc.amount, float(abs(course.place - ideal).max()), arc.progress)
     fits = [("line", line, DISTANCE)]
@@ -91,13 +92,6 @@ def _place(course: Course, motions: tuple[str, ...]) -> tuple[str, _Fit, dict[st
     if not ORBITS.keys().isdisjoint(motions) and radius.min() > _FAR and abs(arc.amount) > ORBIT["slow"] / 2:
         fits.append(("orbit", arc, ORBIT))
     return min(fits, key=lambda fit: fit[1].stray)
-
-
-_MIDDLE = 0.5 + 0.5j
-
-
-def _line(u: np.ndarray, values: np.ndarray) -> _Fit:
-    return _fitted(u, values)
 
 
 def _fitted(shape: np.ndarray, values: np.ndarray) -> _Fit:
@@ -115,7 +109,7 @@ def _steady(u: np.ndarray, progress: np.ndarray, there_and_back: bool) -> bool:
         return _steady(u[: middle + 1], progress[: middle + 1], False) and _steady(u[middle:], progress[middle:], False)
     if len(u) < 4:
         return True
-    whole, half = progress[-1] - progress[0], progress[len(u) // 2] - progress[0]
+    whole, half = progress[-1] - progress[0], np.interp((u[0] + u[-1]) / 2, u, progress) - progress[0]
     return bool(0.2 < half / whole < 0.8) if whole else False
 
 

@@ -87,7 +87,7 @@ def _kept(labels: np.ndarray, paints: int) -> list[int]:
         for step in (-1, 1):
             other = np.roll(labels, step, axis)
             pure[(other > 0) & (other != labels)] = 0
-    pixels, alone = (_counted(l, paints) for l in (labels, pure))  # [T, C]
+    pixels, alone = (_counted(each, paints) for each in (labels, pure))  # [T, C]
     seen = alone > _PURE * labels[0].size
     lasting = seen.sum(0) >= max(1, round(_LASTS * len(labels)))
     return [int(c) for c in np.flatnonzero(lasting & (alone.sum(0) > _ALONE * pixels.sum(0)))]
