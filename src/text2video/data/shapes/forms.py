@@ -31,8 +31,8 @@ _SYMMETRY = {"square": 4, "triangle": 3, "star": 5, "cross": 4}  # so often a sh
 
 @dataclass(frozen=True)
 class Form:
-    """Geometry per frame: area `[N]` and centre `[N]` (x + iy) in frame sides, how stretched it is, and how well each
-    shape agrees at each angle `[N, S, ANGLES]`, 1 at best."""
+    """Geometry per frame, in sides of the frame's middle square: area `[N]`, centre `[N]` (x + iy), how stretched it is,
+    and how well each shape agrees at each angle `[N, S, ANGLES]`, 1 at best."""
 
     area: np.ndarray
     centre: np.ndarray
@@ -64,7 +64,8 @@ def measure(alpha: np.ndarray) -> Form:
     product = spectra.transpose(2, 0, 1) @ ideals().spectra  # [F, N, S * K]
     agreement = np.fft.irfft(product, ANGLES, axis=0)  # [ANGLES, N, S * K]
     agreement = agreement.reshape(ANGLES, len(alpha), len(SHAPES), -1).max(-1)
-    return Form(total / side**2, centre / side, stretch, agreement.transpose(1, 2, 0))
+    corner = (w - side + 1j * (h - side)) / 2  # of the middle square
+    return Form(total / side**2, (centre - corner) / side, stretch, agreement.transpose(1, 2, 0))
 
 
 def _centre(alpha: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
