@@ -31,7 +31,7 @@ _SYMMETRY = {"square": 4, "triangle": 3, "star": 5, "cross": 4}  # so often a sh
 
 @dataclass(frozen=True)
 class Form:
-    """Geometry per frame, in sides of the frame's middle square: area `[N]`, centre `[N]` (x + iy), how stretched it is,
+    """Geometry per frame, in sides of its middle square: area `[N]`, centre `[N]` (x + iy), how stretched it is,
     and how well each shape agrees at each angle `[N, S, ANGLES]`, 1 at best."""
 
     area: np.ndarray
