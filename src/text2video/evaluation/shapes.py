@@ -23,7 +23,7 @@ from ..generation import Generated, Settings, generate
 from .metrics import ALL, MAIN, MAIN_ATTRIBUTES, Rate, summarise
 
 SHOWN = 24  # videos kept for a report or a contact sheet: the first ones, whatever they show
-_ORDER = (*MAIN_ATTRIBUTES, "size", "speed", "background", "relation", "count", MAIN, ALL)
+_ORDER = (*MAIN_ATTRIBUTES, "becomes", "size", "speed", "background", "relation", "count", MAIN, ALL)
 
 
 @dataclass(frozen=True)
@@ -131,8 +131,8 @@ def evaluate_shapes(
     rows: list[Row] = []
     control, shown = [], []
     for one in generate(family, pipe, prompts, settings, model, batch_size=batch_size):
-        checks = check(one.frames, one.prompt)
-        control.append(check(one.frames, others[len(rows)]))
+        checks = check(one.frames, one.prompt, world)
+        control.append(check(one.frames, others[len(rows)], world))
         rows.append(Row(one.prompt, one.seed, checks, is_right(checks)))
         if len(shown) < SHOWN:
             shown.append(one)
