@@ -26,7 +26,8 @@ class Quantized(NamedTuple):
 class FSQ(nn.Module):
     """Finite scalar quantisation (Mentzer et al. 2023, arXiv:2309.15505): each channel is rounded to a few levels.
 
-    Codes are spread by tanh, which uses levels about evenly where a latent has mean 0 and variance 1.
+    Levels lie evenly between the bounds of tanh, also where their number is even (as in Parker et al. 2024,
+    arXiv:2411.19842). So a latent of mean 0 and variance 1 uses them about alike.
 
     Args:
         levels: of each channel; their product is the number of codes.
@@ -39,22 +40,14 @@ class FSQ(nn.Module):
         self.levels = tuple(levels)
         self.number = math.prod(levels)  # of codes
 
-    @property
-    def channels(self) -> int:
-        """Of the latents."""
-        return len(self.levels)
-
     def forward(self, latents: Tensor) -> Quantized:
         """Latents rounded. There is nothing to learn besides."""
-        levels = self._levels(latents)
-        half = (levels - 1) * (1 - 1e-3) / 2
-        offset = torch.where(levels % 2 == 0, 0.5, 0.0)  # an even number of levels has none at 0
-        bounded = (latents.float().movedim(1, -1) + (offset / half).atanh()).tanh() * half - offset  # [B, t, h, w, C]
-        rounded = bounded + (bounded.round() - bounded).detach()
-        digits = (rounded.detach() + levels // 2).long()
-        places = torch.tensor([math.prod(self.levels[:i]) for i in range(self.channels)], device=latents.device)
-        scaled = self._scaled(rounded, levels).movedim(-1, 1).to(latents.dtype)
-        return Quantized(scaled, (digits * places).sum(-1), latents.new_zeros(()))
+        top = self._top(latents)
+        bounded = (latents.float().movedim(1, -1).tanh() + 1) / 2 * top  # [B, t, h, w, C], from 0 to top
+        digits = bounded.round()
+        places = torch.tensor([math.prod(self.levels[:i]) for i in range(len(self.levels))], device=latents.device)
+        codes = self._codes(bounded + (digits - bounded).detach(), top).to(latents.dtype)
+        return Quantized(codes, (digits.long() * places).sum(-1), latents.new_zeros(()))
 
     def latents_of(self, tokens: Tensor) -> Tensor:
         """`[B, t, h, w]` -> `[B, C, t, h, w]`, as `forward` gave them."""
@@ -62,19 +55,19 @@ class FSQ(nn.Module):
         for count in self.levels:
             digits.append(rest % count)
             rest = rest // count
-        levels = self._levels(tokens)
-        return self._scaled(torch.stack(digits, dim=-1) - levels // 2, levels).movedim(-1, 1)
+        return self._codes(torch.stack(digits, dim=-1).float(), self._top(tokens))
 
     def start(self, latents: Tensor) -> None:
         """It has nothing to be fitted."""
 
-    def _levels(self, like: Tensor) -> Tensor:
-        return torch.tensor(self.levels, dtype=torch.float32, device=like.device)
+    def _top(self, like: Tensor) -> Tensor:
+        """The highest digit of each channel."""
+        return torch.tensor(self.levels, dtype=torch.float32, device=like.device) - 1
 
     @staticmethod
-    def _scaled(rounded: Tensor, levels: Tensor) -> Tensor:
-        # numbers spread evenly over [-1, 1] have variance 1/3, and latents are of about unit size
-        return rounded / (levels // 2) * math.sqrt(3)
+    def _codes(digits: Tensor, top: Tensor) -> Tensor:
+        """Digits `[B, t, h, w, C]` as latents `[B, C, t, h, w]`, of variance 1 where all are as frequent."""
+        return ((2 * digits / top - 1) * (3 * top / (top + 2)).sqrt()).movedim(-1, 1)
 
 
 class VQ(nn.Module):
@@ -134,7 +127,7 @@ class VQ(nn.Module):
         return torch.cat(parts)
 
     def _learn(self, flat: Tensor, tokens: Tensor) -> None:
-        counts = torch.bincount(tokens, minlength=self.number).to(flat)
+        counts = torch.zeros_like(self.counts).index_add_(0, tokens, torch.ones_like(flat[:, 0]))
         sums = torch.zeros_like(self.sums).index_add_(0, tokens, flat)
         fresh = flat[_some(self.number, len(flat))]
         if dist.is_initialized():  # all processes keep one codebook
@@ -145,8 +138,8 @@ class VQ(nn.Module):
         self.sums.lerp_(sums, 1 - self.decay)
         even = counts.sum() / self.number  # latents of a code, if all were used alike
         dead = self.counts < 0.03 * even
-        self.counts[dead] = even
-        self.sums[dead] = fresh[dead] * even
+        self.counts.copy_(torch.where(dead, even, self.counts))
+        self.sums.copy_(torch.where(dead[:, None], even * fresh, self.sums))
         self.codebook.copy_(self.sums / self.counts[:, None])
 
 
