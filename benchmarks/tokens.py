@@ -1,9 +1,9 @@
 """How good are video tokenizers and an autoregressive model over their tokens, trained in minutes of two CPU cores?
 
-Trains configs/tokenizer-tiny.yaml with finite scalars and, as long, with a codebook; then configs/autoregressive-tiny.yaml
-over the tokens of the first. On clips of the demo world that none of them saw: the tokenizers' PSNR and the share of
-their codes that occur. On held-out prompts: how often colour, shape and motion are right, and the seconds of a video,
-with the cache, beside the finished models that are named.
+Trains configs/tokenizer-tiny.yaml with finite scalars and, as long, with a codebook of as many codes; then
+configs/autoregressive-tiny.yaml over the tokens of the first. On clips of the demo world that none of them saw: the
+tokenizers' PSNR, and the share of their codes that occur. On held-out prompts: how often colour, shape and motion are
+right, and the seconds of a video, beside the finished models that are named.
 
     python benchmarks/tokens.py [--runs runs] [--clips 512] [--prompts 256] [--beside runs/transformer-tiny ...]
 
@@ -65,9 +65,7 @@ def finished(config: RunConfig) -> dict[str, float]:
     lines = (config.output_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     spent = [row for row in map(json.loads, lines) if "seconds_per_step" in row]
     ends = [0, *(row["step"] for row in spent)]
-    seconds = sum(
-        (row["step"] - before) * row["seconds_per_step"] for before, row in zip(ends, spent, strict=False)
-    )
+    seconds = sum((row["step"] - before) * row["seconds_per_step"] for before, row in zip(ends, spent, strict=False))
     return {"steps": ends[-1], "training_seconds": round(seconds)}
 
 
