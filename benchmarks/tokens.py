@@ -88,7 +88,7 @@ def reconstruction(run: Path, count: int) -> dict[str, Any]:
         "codes": model.vocab_size,
         "codes_used": round((used > 0).float().mean().item(), 4),
         "perplexity": round(torch.special.entr(share).sum().exp().item(), 1),
-        "tokens_of_a_video": tokens[0].numel(),
+        "tokens_of_a_video": round(used.sum().item() / count),
         "parameters": sum(p.numel() for p in model.parameters()),
     }
 
