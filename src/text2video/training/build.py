@@ -17,7 +17,7 @@ from ..data.cache import Cache
 from ..diffusion.objectives import Objective, TextToVideoDiffusion
 from ..errors import UsageError
 from ..families import lora
-from ..families.autoencoder import AUTOENCODERS, Autoencoder
+from ..families.autoencoder import AUTOENCODERS, Autoencoder, Tokenizer
 from ..families.autoregressive import Autoregressive, tokenizer_folder
 from ..families.base import Family, Opening
 from ..families.devices import choose_device
@@ -35,7 +35,7 @@ from ..sizes import Bucket, ShapeRules
 from ..streaming import block_of, is_causal
 from .data import Sampler
 from .next_token import NextToken
-from .reconstruction import Reconstruction
+from .reconstruction import Reconstruction, TokenReconstruction
 
 logger = logging.getLogger("text2video")
 
@@ -176,7 +176,7 @@ def build_autoencoder(config: RunConfig, base: Base | None, begun: Path | None) 
     if settings.adversarial_weight:
         pipe.discriminator = PatchDiscriminator(width=settings.discriminator_width)
     features = ClipFeatures(settings.perceptual_model) if settings.perceptual_model else LaplacianFeatures()
-    objective = Reconstruction(
+    objective = (TokenReconstruction if isinstance(family, Tokenizer) else Reconstruction)(
         settings.reconstruction,
         settings.kl_weight,
         features if settings.perceptual_weight else None,

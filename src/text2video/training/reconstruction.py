@@ -92,10 +92,16 @@ class Reconstruction:
         return loss
 
     def bottleneck(self, output: Any) -> Tensor:
-        """What keeps latents near the standard normal; of a tokenizer, near its codes."""
-        if "loss" in output:
-            return output.loss.float()
+        """What keeps latents near the standard normal."""
         return self.kl_weight * divergence(output.mean, output.logvar)
+
+
+class TokenReconstruction(Reconstruction):
+    """The objective of a tokenizer: as of an autoencoder, with the quantiser's own loss in place of the divergence."""
+
+    def bottleneck(self, output: Any) -> Tensor:
+        """What keeps latents near their codes."""
+        return output.loss.float()
 
 
 def divergence(mean: Tensor, logvar: Tensor) -> Tensor:
