@@ -41,8 +41,12 @@ class Autoregressive(NativeFamily):
         tokenizer: Any = None,
         parts: Path | None = None,
     ) -> AutoregressivePipeline:
-        """An untrained pipeline for a run, over the tokens of `config.model.codec`; arguments as of `NativeFamily`."""
-        video_tokenizer = aligned(open_tokenizer(tokenizer_folder(config)))
+        """An untrained pipeline for a run, over the tokens of `config.model.codec`.
+
+        The tokenizer of video comes from the folder `parts` where one is given; other arguments are as of
+        `NativeFamily`.
+        """
+        video_tokenizer = aligned(open_tokenizer(parts / "video_tokenizer" if parts else tokenizer_folder(config)))
         tokenizer, text_encoder, width = text_parts(config.text, captions, tokenizer, None)
         preview = config.preview
         return AutoregressivePipeline(

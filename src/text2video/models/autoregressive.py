@@ -115,7 +115,9 @@ class AutoregressiveTransformer(ModelMixin, ConfigMixin, AttentionMixin):
         embedding = F.silu(whole)  # [B, C]
         return Reading(embedding, self.modulation(embedding), words, mask)
 
-    def next(self, token: Tensor, frame: int, place: int, sizes: tuple[int, int], text: "Reading", cache: TokenCache):
+    def next(
+        self, token: Tensor, frame: int, place: int, sizes: tuple[int, int], text: "Reading", cache: TokenCache
+    ) -> Tensor:
         """The logits `[B, vocab_size]` of one place, all places before it being in the cache.
 
         Args:

@@ -81,17 +81,17 @@ class VQ(nn.Module):
         number: of codes.
         channels: of the latents.
         decay: of the averages.
-        commitment: weight of the distance of latents from their codes.
     """
 
     codebook: Tensor  # [number, channels]
     counts: Tensor  # [number]: latents of a step, averaged
     sums: Tensor  # [number, channels]
 
-    def __init__(self, number: int, channels: int, decay: float = 0.99, commitment: float = 0.25):
+    commitment = 0.25  # weight of the distance of latents from their codes
+
+    def __init__(self, number: int, channels: int, decay: float = 0.99):
         super().__init__()
-        self.number, self.channels = number, channels
-        self.decay, self.commitment = decay, commitment
+        self.number, self.decay = number, decay
         self.register_buffer("codebook", torch.randn(number, channels))
         self.register_buffer("counts", torch.ones(number))
         self.register_buffer("sums", self.codebook.clone())

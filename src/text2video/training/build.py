@@ -205,7 +205,8 @@ def build_autoregressive(
         family = Autoregressive()
         torch.manual_seed(config.seed)
         tokenizer = AutoTokenizer.from_pretrained(begun / "tokenizer") if begun else None
-        pipe = construct(family.create, config, captions, shape, tokenizer)
+        # what a token means must not change on the way: a run goes on with its own copy of the tokenizer of video
+        pipe = construct(family.create, config, captions, shape, tokenizer, begun)
     return family, pipe, NextToken()
 
 
