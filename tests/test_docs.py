@@ -84,7 +84,7 @@ OF_PROGRAMS = {
     "facts",
     "precisions",
     "local-dir",
-    *("frames", "eager_only", "one_thread", "depth"),
+    *("frames", "eager_only", "one_thread", "depth", "beside"),
 }
 OF_OTHER_TOOLS = {
     *("instance_data_root", "max_num_frames", "train_batch_size", "num_train_epochs", "max_train_steps", "id_token"),
@@ -196,10 +196,11 @@ def smaller(config: RunConfig) -> RunConfig:
 
 def tiny(config: RunConfig) -> list[str]:
     """The options that make a run small; a causal autoencoder takes 4k+1 frames, and has nothing of a U-Net."""
-    own = {"transformer": TINY_TRANSFORMER, "vae": SHORT}.get(config.model.kind, TINY)
+    small = {"transformer": TINY_TRANSFORMER, "autoregressive": TINY_TRANSFORMER, "vae": SHORT, "tokenizer": SHORT}
+    own = small.get(config.model.kind, TINY)
     if config.model.conv == "2d":
         return [*own, "--num_frames", "1", "--attention", "none", "space"]
-    return [*own, "--num_frames", "5"] if config.model.kind == "vae" or config.model.codec else own
+    return [*own, "--num_frames", "5"] if config.model.kind in ("vae", "tokenizer") or config.model.codec else own
 
 
 def scaled(verb: str, tokens: list[str]) -> list[str]:
@@ -209,6 +210,8 @@ def scaled(verb: str, tokens: list[str]) -> list[str]:
     if verb == "plan":
         return [*tokens, *(TINY_TRANSFORMER if "transformer" in " ".join(tokens) else TINY)]
     options = shlex.split(SMALLER.get(verb, ""))
+    if "runs/autoregressive-tiny" in tokens:  # trained small on this page; it has no steps
+        options = ["--num_prompts", "2"] if verb == "evaluate" else []
     if "--codec" in tokens:
         options = [
             word.replace("4", "5") if before == "--num_frames" else word for before, word in pairwise(["", *options])

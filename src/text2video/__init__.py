@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .models.text import TextEncoder
     from .models.transformer import VideoTransformer
     from .models.unet3d import UNet3D
+    from .models.video_tokenizer import VideoTokenizer
     from .models.video_vae import VideoVAE
     from .pipelines import TextToVideoPipeline
     from .training.trainer import train
@@ -32,6 +33,7 @@ _HOMES = {
     "TextToVideoPipeline": "pipelines",
     "TextVideoDataset": "data.dataset",
     "UNet3D": "models.unet3d",
+    "VideoTokenizer": "models.video_tokenizer",
     "VideoTransformer": "models.transformer",
     "VideoVAE": "models.video_vae",
     "load": "families.opening",
@@ -47,6 +49,7 @@ __all__ = [
     "TextToVideoPipeline",
     "TextVideoDataset",
     "UNet3D",
+    "VideoTokenizer",
     "VideoTransformer",
     "VideoVAE",
     "load",

@@ -156,13 +156,16 @@ def names_a_model(tokens: Sequence[str]) -> bool:
     return any(token.partition("=")[0] in ("--model", "--model_path", "--model-path") for token in tokens)
 
 
+OURS = ("AutoregressivePipeline", "TextToVideoPipeline", "VideoAutoencoderPipeline", "VideoTokenizerPipeline")
+
+
 def made_here(model: Any) -> bool:
     """Whether a model was trained by this package from nothing: it goes on as it was, by no preset."""
     for folder in (Path(str(model)), Path(str(model)) / "final", Path(str(model)).parent):
         index = folder / "model_index.json"
         if index.is_file():
             text = index.read_text(encoding="utf-8", errors="replace")
-            return any(f'"{name}"' in text for name in ("TextToVideoPipeline", "VideoAutoencoderPipeline"))
+            return any(f'"{name}"' in text for name in OURS)
     return False
 
 

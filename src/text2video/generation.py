@@ -154,7 +154,7 @@ def stream(
             family.use_sampler(pipe, settings.scheduler)
         try:
             used = resolved(settings, family, pipe)
-            asked = {field.name: getattr(used, field.name) for field in fields(Defaults)}
+            asked = {field.name: getattr(used, field.name) for field in fields(Defaults)} | dict(settings.options)
             blocks = family.stream(pipe, prompt, torch.Generator().manual_seed(seed), window, **asked)
         finally:
             pipe.scheduler = own
@@ -176,8 +176,9 @@ def _counted(
 def _check(family: Family, pipe: Any, prompts: Sequence[str], settings: Settings) -> None:
     if "reconstruction" in family.tasks(pipe):
         raise UsageError(
-            "This model is a video autoencoder: it gives back videos and makes none from text. Train a model of its "
-            "latents with `text2video train --codec FOLDER/vae`, and generate with that one."
+            "This model is a video autoencoder or a tokenizer: it gives back videos and makes none from text. Train a "
+            "model of its latents with `text2video train --codec FOLDER/vae`, or of its tokens with `--kind "
+            "autoregressive --codec FOLDER/video_tokenizer`, and generate with that one."
         )
     if not prompts:
         raise UsageError("There are no prompts. Give --prompts, --prompt or --prompt_file.")
@@ -233,7 +234,9 @@ def given(settings: Settings) -> dict[str, Any]:
 
 def resolved(settings: Settings, family: Family, pipe: Any) -> Settings:
     """The settings with the model's own in place of those that were not given."""
-    own = asdict(family.defaults(pipe)) | {"scheduler": sampler_name(pipe.scheduler)}
+    own = asdict(family.defaults(pipe))
+    if pipe.scheduler is not None:
+        own["scheduler"] = sampler_name(pipe.scheduler)
     missing = {name: value for name, value in own.items() if getattr(settings, name) is None}
     settings = replace(settings, **missing)
     interval = settings.guidance_interval

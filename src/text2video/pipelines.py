@@ -9,16 +9,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from diffusers import DiffusionPipeline
-from diffusers.utils import BaseOutput
-from safetensors import SafetensorError
 from torch import Tensor
 
 from .diffusion.guidance import guided, sample
 from .diffusion.schedules import Schedule
-from .errors import ModelError, UsageError
+from .errors import UsageError
 
 # The parts of a saved pipeline are found among imported modules only.
 from .models import latent_unet as latent_unet
@@ -30,18 +26,11 @@ from .models.codecs import OURS, Geometry, decode, geometry_of
 from .models.text import TextEncoder
 from .sizes import ShapeRules
 from .streaming import Asking, Plan, stream
-
-DENOISERS = ("unet", "transformer")
-"""What a denoiser is called among a pipeline's components."""
-
-
-class TextToVideoOutput(BaseOutput):
-    """`frames`: one entry a video, as `output_type` says."""
-
-    frames: Any
+from .text_pipelines import DENOISERS, TextPipeline, TextToVideoOutput
+from .text_pipelines import aligned as aligned
 
 
-class TextToVideoPipeline(DiffusionPipeline):
+class TextToVideoPipeline(TextPipeline):
     """Text -> videos, with a denoiser, a text encoder with its tokenizer, a scheduler, and a codec or none.
 
     A frozen part may be left on the disk (`leave_on_disk`), and is then None.
@@ -94,44 +83,6 @@ class TextToVideoPipeline(DiffusionPipeline):
             filled_captions=filled_captions,
         )
 
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> "TextToVideoPipeline":
-        """The pipeline saved in a folder. Weights are read from safetensors only.
-
-        Raises:
-            ModelError: there is no such folder, or it holds no pipeline of ours.
-        """
-        folder = Path(pretrained_model_name_or_path)
-        if not (folder / "model_index.json").is_file():
-            raise ModelError(
-                f"{str(folder)!r} is no model folder: it has no model_index.json. "
-                "Give the `final` folder of a run, or another diffusers folder."
-            )
-        try:
-            pipe = super().from_pretrained(folder, use_safetensors=True, **kwargs)
-        except (OSError, ValueError, SafetensorError) as error:
-            if "trust_remote_code" in str(error):
-                classes = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-                own = next(":".join(classes[name]) for name in DENOISERS if (classes.get(name) or [None])[0])
-                raise ModelError(
-                    f"The model in {str(folder)!r} is of a class of your own, {own}. Import its "
-                    "module first, or name it by --model_class module:Class."
-                ) from None
-            raise ModelError(f"The model in {str(folder)!r} cannot be loaded: {error}") from None
-        for component in filter(None, (pipe.denoiser, pipe.text_encoder, pipe.vae)):
-            aligned(component).eval()
-        return pipe
-
-    @property
-    def denoiser_name(self) -> str:
-        """What the denoiser is called among the components."""
-        return "unet" if self.transformer is None else "transformer"
-
-    @property
-    def denoiser(self) -> Any:
-        """The U-Net or the transformer."""
-        return getattr(self, self.denoiser_name)
-
     @property
     def is_latent(self) -> bool:
         """Whether it denoises a codec's latents, in memory or not."""
@@ -152,10 +103,6 @@ class TextToVideoPipeline(DiffusionPipeline):
     def reader(self) -> TextEncoder:
         """What reads prompts: the tokenizer with its text encoder."""
         return TextEncoder(self.tokenizer, self.text_encoder, filled=self.config["filled_captions"])
-
-    def encode_prompt(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        """Prompts -> the denoiser's keyword arguments."""
-        return self.reader()(prompts).condition()
 
     @torch.no_grad()
     def sample(
@@ -249,16 +196,6 @@ class TextToVideoPipeline(DiffusionPipeline):
         whole = self.scheduler.config.num_train_timesteps
         return config.guidance_scale if scale is None else scale, (low * whole, high * whole)
 
-    def encode_prompts(
-        self, prompts: Sequence[str], negative_prompt: str, scale: float, further: Mapping[str, Tensor]
-    ) -> tuple[dict[str, Tensor] | None, dict[str, Tensor]]:
-        """The negative condition, none at guidance scale 1, and the positive one; both with what is told `further`."""
-        if scale == 1.0:
-            return None, {**further, **self.encode_prompt(prompts)}
-        # encoded together, so that both have the same number of tokens
-        negative, ask = _halves(self.encode_prompt([negative_prompt] * len(prompts) + list(prompts)))
-        return {**further, **negative}, {**further, **ask}
-
     def predict(self, x_t: Tensor, t: Tensor, condition: dict[str, Any], **how: Any) -> Tensor:
         """The denoiser's prediction in its own precision; `how` reaches it as it is."""
         dtype = self.denoiser.dtype
@@ -290,39 +227,25 @@ class TextToVideoPipeline(DiffusionPipeline):
             generator: one for each video, or one from which the videos draw in turn.
             output_type: "pil": lists of images; "np": `[B, T, H, W, C]` in [0, 1]; "pt": `[B, T, C, H, W]` in [0, 1].
         """
-        prompts = [p for p in ([prompt] if isinstance(prompt, str) else prompt) for _ in range(num_videos_per_prompt)]
-        if not isinstance(generator, list):
-            generator = [generator or torch.Generator().manual_seed(torch.seed() % 2**63)] * len(prompts)
-        if len(generator) != len(prompts):
-            raise UsageError(
-                f"{len(generator)} generators for {len(prompts)} videos: give one for each, or one in all."
-            )
-        how = (negative_prompt, num_frames, height, width, num_inference_steps, guidance_scale, guidance_interval)
-        videos = [self.sample([p], [g], *how) for p, g in zip(prompts, generator, strict=True)]
-        frames: Any = torch.cat(videos).permute(0, 2, 1, 3, 4).add(1).div(2)  # [B, T, C, H, W] in [0, 1]
-        if output_type != "pt":
-            frames = frames.permute(0, 1, 3, 4, 2).cpu().numpy()  # [B, T, H, W, C]
-        if output_type == "pil":
-            frames = [self.numpy_to_pil(video) for video in frames]
-        return TextToVideoOutput(frames=frames) if return_dict else (frames,)
+        return self.videos(
+            prompt,
+            num_videos_per_prompt,
+            generator,
+            output_type,
+            return_dict,
+            negative_prompt=negative_prompt,
+            num_frames=num_frames,
+            height=height,
+            width=width,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            guidance_interval=guidance_interval,
+        )
 
     def use_sampler(self, name: str) -> None:
         """Change the scheduler to another sampler of the same schedule, by name."""
         schedule = Schedule.from_scheduler(self.scheduler)
         self.scheduler = schedule.sampler(name, self.config["prediction"], clip=not self.is_latent)
-
-    @staticmethod
-    def numpy_to_pil(images: np.ndarray) -> list[Any]:
-        """Frames `[T, H, W, C]` in [0, 1] as a list of T images."""
-        return DiffusionPipeline.numpy_to_pil(images)
-
-
-def aligned(module: Any) -> Any:
-    """A loaded module with its weights copied: they lie where the file had them, and matrix products differ by 2e-6
-    unless they are aligned anew."""
-    for parameter in module.parameters():
-        parameter.data = parameter.data.clone()
-    return module
 
 
 def leave_on_disk(pipe: Any, folders: Mapping[str, Path], dtype: torch.dtype = torch.float32) -> None:
@@ -387,8 +310,3 @@ def _class_in(folder: Path) -> tuple[str, str]:
     if "_class_name" not in config:
         return "transformers", config["architectures"][0]
     return OURS if config["_class_name"] == OURS[1] else ("diffusers", config["_class_name"])
-
-
-def _halves(condition: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    first, second = zip(*(value.chunk(2) for value in condition.values()), strict=True)
-    return dict(zip(condition, first, strict=True)), dict(zip(condition, second, strict=True))

@@ -18,6 +18,8 @@ FIELDS = {
     "latent_unet": UNET,
     "transformer": ("size", "patch_size", "time_attention"),
     "vae": (),
+    "tokenizer": (),
+    "autoregressive": ("size",),
 }
 # `model.kind` -> defaults that are others than the fields' own.
 DEFAULTS: dict[Any, dict[str, Any]] = {
@@ -131,13 +133,16 @@ class DataConfig(Section):
 
 
 class ModelConfig(Section):
-    """What is trained. See `UNet3D`, `LatentUNet3D`, `VideoTransformer` and `VideoVAE` for what each argument means."""
+    """What is trained. The architectures' classes say what each argument means: see docs/models.md."""
 
-    kind: Literal["unet3d", "latent_unet", "transformer", "vae"] = Field(
-        "unet3d", description="architecture: a denoiser, or vae, a video autoencoder"
+    kind: Literal["unet3d", "latent_unet", "transformer", "vae", "tokenizer", "autoregressive"] = Field(
+        "unet3d",
+        description="architecture: a denoiser; vae or tokenizer, which give back videos; autoregressive, over tokens",
     )
     codec: Path | None = Field(
-        None, description="folder of a video autoencoder, ours or diffusers'; none: pixels are denoised"
+        None,
+        description="folder of a video autoencoder, ours or diffusers'; none: pixels are denoised; autoregressive: "
+        "folder of a video tokenizer",
     )
     model_class: str | None = Field(None, description="your subclass of the architecture, as module:Class")
     model_args: dict[str, Any] = Field({}, description="further arguments of that class")
@@ -145,7 +150,7 @@ class ModelConfig(Section):
         [], description="patch (frames, height, width) that becomes one position; none: 1 1 1, transformer 1 2 2"
     )
     size: Literal["5M", "30M", "130M", "450M", "1B", "3B", "7B", "14B"] = Field(
-        "30M", description="transformer: parameters, see SIZES"
+        "30M", description="transformer and autoregressive: parameters, see SIZES"
     )
     time_attention: Literal["full", "factorised", "causal"] = Field(
         "full", description="transformer: who sees whom along time"
@@ -210,7 +215,7 @@ class DiffusionConfig(Section):
 
 
 class VaeConfig(Section):
-    """What a video autoencoder learns, where model.kind is vae."""
+    """What a video autoencoder or tokenizer learns, where model.kind is vae or tokenizer."""
 
     reconstruction: Literal["mse", "log_mse", "l1", "huber"] = Field(
         "mse", description="what counts of a pixel's error; log_mse: each clip's mean square as its PSNR does"
@@ -313,6 +318,13 @@ class PreviewConfig(Section):
     guidance_scale: float = Field(3.0, description="classifier-free guidance of sample videos")
     guidance_interval: tuple[Level, Level] | None = Field(None, description="noise levels with guidance; none: all")
     scheduler: str | None = Field(None, description="sampler by name; none: the model's own")
+    temperature: Annotated[float, Field(ge=0)] = Field(
+        1.0, description="autoregressive: logits are divided by it; 0: the likeliest token"
+    )
+    top_k: Positive | None = Field(None, description="autoregressive: likeliest tokens that are drawn from; none: all")
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="autoregressive: probability of the likeliest tokens that are drawn from; none: all"
+    )
     sampling_shift: Annotated[float, Field(gt=0)] | None = Field(
         None, description="flow: shift of the sampler's steps; none: as trained"
     )

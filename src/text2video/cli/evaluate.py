@@ -7,6 +7,7 @@ from cyclopts import Parameter
 from cyclopts.types import NonNegativeInt, PositiveInt
 
 from .results import table, write_page
+from .sampling import NO_OPTIONS, Options
 from .terminal import progress, say
 
 
@@ -25,6 +26,7 @@ def evaluate(
     guidance_scale: float | None = None,
     guidance_interval: tuple[float, float] | None = None,
     scheduler: str | None = None,
+    options: Options = NO_OPTIONS,
     batch_size: PositiveInt = 1,
     device: str = "auto",
     dtype: str = "float32",
@@ -71,6 +73,7 @@ def evaluate(
         guidance_scale=guidance_scale,
         guidance_interval=guidance_interval,
         scheduler=scheduler,
+        options=options.given(),
         seed=seed,
     )
     with progress("evaluating", "videos") as on_progress:

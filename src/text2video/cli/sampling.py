@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter, validators
-from cyclopts.types import NonNegativeInt, PositiveFloat, PositiveInt
+from cyclopts.types import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 if TYPE_CHECKING:
     from ..families.base import Opening
@@ -71,6 +71,9 @@ class Options:
         motion_field_strength_x: Text2Video-Zero: how far the picture moves sideways from frame to frame.
         motion_field_strength_y: Text2Video-Zero: how far it moves upwards or downwards.
         guidance_scale_2: Wan 2.2 A14B: guidance of the transformer for low noise; without it, --guidance_scale.
+        temperature: Autoregressive: logits are divided by it; 0 takes the likeliest token.
+        top_k: Autoregressive: how many of the likeliest tokens are drawn from.
+        top_p: Autoregressive: probability of the likeliest tokens that are drawn from, together.
     """
 
     motion_bucket_id: NonNegativeInt | None = None
@@ -82,6 +85,9 @@ class Options:
     motion_field_strength_x: float | None = None
     motion_field_strength_y: float | None = None
     guidance_scale_2: float | None = None
+    temperature: NonNegativeFloat | None = None
+    top_k: PositiveInt | None = None
+    top_p: PositiveFloat | None = None
 
     def given(self) -> dict[str, Any]:
         """Those that are given."""

@@ -167,11 +167,12 @@ def _facts(result: ShapesResult, config: RunConfig | None, metrics: Mapping[str,
     for key, name in (("memory/ram_gb", "memory"), ("memory/gpu_gb", "GPU memory")):
         if values := metrics.get(key):
             facts[name] = f"{max(value for _, value in values):.2f} GB at most while training"
-    steps = used["num_inference_steps"]
     facts["videos"] = (
         f"{used['num_frames']} frames of {used['width']}x{used['height']} pixels, {used['fps']:g} a second"
     )
-    facts["sampling"] = f"{used['scheduler']}, {steps} steps, guidance {used['guidance_scale']:g}"
+    steps = used["num_inference_steps"]
+    how = "tokens one after another" if steps is None else f"{used['scheduler']}, {steps} steps"
+    facts["sampling"] = f"{how}, guidance {used['guidance_scale']:g}"
     facts["evaluation"] = (
         f"{len(result.rows)} videos in {clock(result.seconds)}, {result.seconds / len(result.rows):.2f} s a video"
     )

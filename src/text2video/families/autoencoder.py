@@ -1,8 +1,8 @@
-"""A video autoencoder as a family: the codec of latent models, trained by the same loop as they are."""
+"""Video autoencoders and tokenizers as families: the codecs of other models, trained by the same loop as they are."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from diffusers import DiffusionPipeline
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..diffusion.schedules import Schedule
 from ..errors import ModelError, UsageError
 from ..models.codecs import Latents
+from ..models.video_tokenizer import VideoTokenizer
 from ..models.video_vae import VideoVAE
 from ..pipelines import aligned, save
 from ..sizes import Bucket, ShapeRules
@@ -26,42 +27,71 @@ if TYPE_CHECKING:
 DENOISES_NOTHING = "A video autoencoder denoises nothing: it has no schedule, no sampler and no prompts."
 
 
-class VideoAutoencoderPipeline(DiffusionPipeline):
+class ReconstructionPipeline(DiffusionPipeline):
+    """A folder with a model in it that gives back videos."""
+
+    codec_name: ClassVar[str]
+    discriminator: nn.Module | None = None  # that it is trained against; never saved with it
+
+    @property
+    def codec(self) -> Any:
+        """The model."""
+        return getattr(self, self.codec_name)
+
+    @torch.no_grad()
+    def __call__(self, video: Tensor) -> Tensor:
+        """Videos `[B, 3, T, H, W]` in [-1, 1] through their latents and back, one by one."""
+        given = video.to(self.device, self.codec.dtype)
+        return torch.cat([self.codec(one[None]).sample for one in given]).float().clamp(-1, 1)
+
+
+class VideoAutoencoderPipeline(ReconstructionPipeline):
     """A folder with an autoencoder in it.
 
     Args:
         vae: the autoencoder.
     """
 
+    codec_name = "vae"
+
     def __init__(self, vae: Any):
         super().__init__()
         self.register_modules(vae=vae)
-        self.discriminator: nn.Module | None = None  # that it is trained against; never saved with it
 
-    @torch.no_grad()
-    def __call__(self, video: Tensor) -> Tensor:
-        """Videos `[B, 3, T, H, W]` in [-1, 1] through their latents and back, one by one."""
-        given = video.to(self.device, self.vae.dtype)
-        return torch.cat([self.vae(one[None]).sample for one in given]).float().clamp(-1, 1)
+
+class VideoTokenizerPipeline(ReconstructionPipeline):
+    """A folder with a tokenizer of video in it.
+
+    Args:
+        video_tokenizer: the tokenizer.
+    """
+
+    codec_name = "video_tokenizer"
+
+    def __init__(self, video_tokenizer: Any):
+        super().__init__()
+        self.register_modules(video_tokenizer=video_tokenizer)
 
 
 class Autoencoder:
     """`VideoVAE` alone. It denoises nothing and makes no videos from text: what trains is the objective's business."""
 
+    model: ClassVar[Any] = VideoVAE
+    pipeline: ClassVar[Any] = VideoAutoencoderPipeline
     name = "autoencoder"
     dtype = torch.float32
     options: frozenset[str] = frozenset()
     frozen: tuple[str, ...] = ()
-    denoiser_names = ("vae",)
+    denoiser_names: tuple[str, ...] = ("vae",)
     lora_targets: tuple[str, ...] = ()
     comfyui_prefix: str | None = None
     comfyui_names: Mapping[str, str] = {}
     timesteps = "uniform"
     embeddings: Callable[[str], dict[str, Tensor]] | None = None
 
-    def create(self, config: "RunConfig") -> VideoAutoencoderPipeline:
+    def create(self, config: "RunConfig") -> Any:
         """An untrained one."""
-        return VideoAutoencoderPipeline(construct(VideoVAE, **config.model.model_args))
+        return self.pipeline(construct(self.model, **config.model.model_args))
 
     def open(
         self,
@@ -70,7 +100,7 @@ class Autoencoder:
         dtype: torch.dtype = torch.float32,
         trainable_only: bool = False,
         opening: Opening = AS_USUAL,
-    ) -> VideoAutoencoderPipeline:
+    ) -> Any:
         """The autoencoder in a folder.
 
         Raises:
@@ -79,10 +109,10 @@ class Autoencoder:
         if opening.parts or opening.variant:
             raise UsageError("An autoencoder trained here takes no --variant and no further parts: leave them out.")
         try:
-            vae = VideoVAE.from_pretrained(path / "vae", use_safetensors=True, dtype=dtype)
+            codec = self.model.from_pretrained(path / self.pipeline.codec_name, use_safetensors=True, dtype=dtype)
         except (OSError, ValueError, SafetensorError) as error:
             raise ModelError(f"The autoencoder in {str(path)!r} cannot be loaded: {error}") from None
-        return placed(VideoAutoencoderPipeline(aligned(vae).eval()), device, opening.offload)
+        return placed(self.pipeline(aligned(codec).eval()), device, opening.offload)
 
     def tasks(self, pipe: Any) -> tuple[Task, ...]:
         """Videos given back."""
@@ -90,7 +120,7 @@ class Autoencoder:
 
     def rules(self, pipe: Any) -> ShapeRules:
         """The videos that it can take."""
-        return pipe.vae.rules
+        return pipe.codec.rules
 
     def defaults(self, pipe: Any) -> Defaults:
         """It makes nothing.
@@ -114,11 +144,12 @@ class Autoencoder:
 
     def denoisers(self, pipe: Any) -> dict[str, nn.Module]:
         """The autoencoder."""
-        return {"vae": pipe.vae}
+        return {pipe.codec_name: pipe.codec}
 
     def trainable(self, pipe: Any) -> dict[str, nn.Module]:
         """The autoencoder, and the discriminator that it is trained against."""
-        return {"vae": pipe.vae, **({} if pipe.discriminator is None else {"discriminator": pipe.discriminator})}
+        judging = {} if pipe.discriminator is None else {"discriminator": pipe.discriminator}
+        return {**self.denoisers(pipe), **judging}
 
     def learns(self, name: str) -> bool:
         """All weights but those of the linear code: it is the best there is already, and a network around it that has
@@ -175,6 +206,10 @@ class Autoencoder:
         """
         if condition.get("judge"):
             return modules["discriminator"](x_t)
+        return self.reconstruct(pipe, modules, x_t, condition)
+
+    def reconstruct(self, pipe: Any, modules: dict[str, nn.Module], x_t: Tensor, condition: dict[str, Any]) -> Any:
+        """See `predict`."""
         shape = latent_shape(pipe.vae, x_t.shape)
         noise = condition["noise"].flatten(1)[:, : shape[1:].numel()].reshape(shape)
         return modules["vae"](x_t, noise)
@@ -210,8 +245,38 @@ class Autoencoder:
         raise UsageError(DENOISES_NOTHING)
 
     def save(self, pipe: Any, folder: Path) -> None:
-        """A folder with `vae/` in it."""
+        """A folder with the model in it."""
         save(pipe, folder)
+
+
+class Tokenizer(Autoencoder):
+    """`VideoTokenizer` alone; for the rest as `Autoencoder`."""
+
+    model: ClassVar[Any] = VideoTokenizer
+    pipeline: ClassVar[Any] = VideoTokenizerPipeline
+    name = "tokenizer"
+    denoiser_names = ("video_tokenizer",)
+
+    def learns(self, name: str) -> bool:
+        """All weights: rounded, latents are not the principal components that the linear code began with."""
+        return True
+
+    @torch.no_grad()
+    def begin(self, pipe: Any, videos: Callable[[], Iterable[Tensor]]) -> None:
+        """Fits the linear code to these videos, and a codebook to their latents."""
+        torch.manual_seed(0)  # which latents a codebook begins with
+        pipe.video_tokenizer.fit(videos())
+
+    def settle(self, pipe: Any, videos: Callable[[], Iterable[Tensor]]) -> None:
+        """Nothing."""
+
+    def reconstruct(self, pipe: Any, modules: dict[str, nn.Module], x_t: Tensor, condition: dict[str, Any]) -> Any:
+        """Videos given back, with the quantiser's own loss."""
+        return modules["video_tokenizer"](x_t)
+
+
+# `model.kind` -> the family.
+AUTOENCODERS: dict[str, type[Autoencoder]] = {"vae": Autoencoder, "tokenizer": Tokenizer}
 
 
 def latent_shape(vae: Any, video: Sequence[int]) -> torch.Size:

@@ -19,13 +19,14 @@ Offload = Literal["none", "model", "sequential", "group"]
 
 @dataclass(frozen=True)
 class Defaults:
-    """How a model makes videos when it is not told otherwise; frames, pixels, frames a second, steps."""
+    """How a model makes videos when it is not told otherwise; frames, pixels, frames a second, steps, or None where it
+    has none."""
 
     num_frames: int
     height: int
     width: int
     fps: float
-    num_inference_steps: int
+    num_inference_steps: int | None
     guidance_scale: float
     negative_prompt: str = ""
     guidance_interval: Sequence[float] | None = None

@@ -72,7 +72,7 @@ class NativeFamily:
         """
         left = {name: parts / name for name in ("vae", "text_encoder") if parts and (parts / name).is_dir()}
         codec, diffusion = config.model.codec, config.diffusion
-        tokenizer, text_encoder, width = _text(config.text, captions, tokenizer, left.get("text_encoder"))
+        tokenizer, text_encoder, width = text_parts(config.text, captions, tokenizer, left.get("text_encoder"))
         schedule = schedule_of(diffusion, config.preview.sampling_shift)
         pipe = TextToVideoPipeline(
             **{ARCHITECTURES[config.model.kind][1]: self.denoiser(config, width)},
@@ -251,7 +251,7 @@ def arguments(model: "ModelConfig") -> dict[str, Any]:
     """What a configuration says to the architecture."""
     names = [name for name in FIELDS[model.kind] if name != "size"]
     said = {name: value for name in names if (value := getattr(model, name)) != []}
-    return (SIZES[model.size] if model.kind == "transformer" else {}) | said | model.model_args
+    return (SIZES[model.size] if "size" in FIELDS[model.kind] else {}) | said | model.model_args
 
 
 def schedule_of(diffusion: "DiffusionConfig", sampling_shift: float | None = None) -> Schedule:
@@ -264,7 +264,7 @@ def schedule_of(diffusion: "DiffusionConfig", sampling_shift: float | None = Non
     return Schedule(diffusion.schedule, diffusion.num_timesteps, float(shift))
 
 
-def _text(
+def text_parts(
     config: "TextConfig", captions: Iterable[str], tokenizer: Any, folder: Path | None
 ) -> tuple[Any, nn.Module | None, int]:
     """Tokenizer, model and width of a new run's text encoder; no model where it is left on the disk, in `folder`."""

@@ -18,6 +18,7 @@ from .precision import cast_layers
 
 # Pipeline class in model_index.json -> module and class of its family.
 FAMILIES = {
+    "AutoregressivePipeline": "autoregressive:Autoregressive",
     "CogVideoXImageToVideoPipeline": "cogvideox:CogVideoX",
     "CogVideoXPipeline": "cogvideox:CogVideoX",
     "CogVideoXVideoToVideoPipeline": "cogvideox:CogVideoX",
@@ -26,6 +27,7 @@ FAMILIES = {
     "LTXPipeline": "ltx_video:LTXVideo",
     "TextToVideoPipeline": "native:NativeFamily",
     "VideoAutoencoderPipeline": "autoencoder:Autoencoder",
+    "VideoTokenizerPipeline": "autoencoder:Tokenizer",
     "TextToVideoSDPipeline": "modelscope:ModelScope",
     "VideoToVideoSDPipeline": "modelscope:ModelScope",
     "OpenSoraPipeline": "opensora:OpenSora",

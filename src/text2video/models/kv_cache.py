@@ -71,8 +71,42 @@ class Continued(Grid):
 class AfterPast:
     """See `Continued`."""
 
-    cache: KeyValueCache
+    cache: "KeyValueCache | TokenCache"
     layer: int
 
     def __call__(self, core: Core, q_RLND: Tensor, k_RLND: Tensor, v_RLND: Tensor) -> Tensor:
         return core(q_RLND, *self.cache.joined(self.layer, k_RLND, v_RLND), None)
+
+
+class TokenCache:
+    """Keys and values of tokens that come a few at a time, of every layer: those of the newest finished blocks, and of
+    the block that is being made.
+
+    Args:
+        window: finished blocks that a token sees.
+        block: tokens of a block.
+        rows: of a pass.
+    """
+
+    def __init__(self, window: int, block: int, rows: int = 1):
+        self.window, self.block, self.rows = window, block, rows
+        self.filled = 0  # tokens
+        self.layers: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def joined(self, layer: int, k_RLND: Tensor, v_RLND: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of the present tokens, behind those of all that they see: `[R, S, N, D]`."""
+        if layer not in self.layers:
+            room = (self.rows, (self.window + 1) * self.block, *k_RLND.shape[2:])
+            self.layers[layer] = (k_RLND.new_empty(room), v_RLND.new_empty(room))
+        keys, values = self.layers[layer]
+        seen = self.filled + k_RLND.shape[1]
+        keys[:, self.filled : seen], values[:, self.filled : seen] = k_RLND, v_RLND
+        return keys[:, :seen], values[:, :seen]
+
+    def advance(self, tokens: int) -> None:
+        """So many tokens have gone through every layer. A block that has left the window makes room."""
+        self.filled += tokens
+        if self.filled == (self.window + 1) * self.block:
+            self.filled -= self.block
+            for buffer in (buffer for pair in self.layers.values() for buffer in pair):
+                buffer[:, : self.filled] = buffer[:, self.block :].clone()

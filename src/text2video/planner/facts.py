@@ -19,17 +19,19 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from ..config import RunConfig
 from ..errors import ModelError, Text2VideoError
 from ..families import lora
-from ..families.autoencoder import Autoencoder, latent_shape
+from ..families.autoencoder import AUTOENCODERS, Autoencoder, latent_shape
+from ..families.autoregressive import tokenizer_folder
 from ..families.base import Family
 from ..families.frozen import Frozen
 from ..families.imports import construct
-from ..families.native import NativeFamily
+from ..families.native import NativeFamily, arguments
 from ..families.opening import family_of, model_folder
 from ..families.pretrained import PretrainedFamily
+from ..models.autoregressive import AutoregressiveTransformer
 from ..models.codecs import IMAGE, Geometry, decode, encode, geometry_of
 from ..models.discriminator import PatchDiscriminator
-from ..models.text import BuiltinTextModel, text_source
-from ..models.video_vae import VideoVAE
+from ..models.text import BuiltinTextModel, text_source, text_width
+from ..models.video_tokenizer import VideoTokenizer
 from ..sizes import ALL, Bucket, ShapeRules, parse_all
 from ..training.build import learning
 from ..training.from_images import inflate_frames
@@ -112,27 +114,30 @@ def facts_of(config: RunConfig) -> Facts:
     video = max(buckets, key=lambda bucket: bucket.pixels)
     with torch.random.fork_rng(devices=[]), traceable():
         family = family_of(model_folder(config.train.init_from)) if config.train.init_from else None
-        if isinstance(family, Autoencoder) or (family is None and config.model.kind == "vae"):
-            return _autoencoder(config, video)
+        if isinstance(family, Autoencoder) or (family is None and config.model.kind in AUTOENCODERS):
+            return _autoencoder(config, video, family or AUTOENCODERS[config.model.kind]())
+        if family is None and config.model.kind == "autoregressive":
+            return _autoregressive(config, video)
         return _pretrained(config, video) if family else _new(config, video)
 
 
-def _autoencoder(config: RunConfig, video: Bucket) -> Facts:
-    """Of a video autoencoder: what it is given and gives back are videos."""
-    start = config.train.init_from
+def _autoencoder(config: RunConfig, video: Bucket, family: Autoencoder) -> Facts:
+    """Of a video autoencoder or tokenizer: what it is given and gives back are videos."""
+    start, name = config.train.init_from, family.pipeline.codec_name
     with META:
         vae: Any = (
-            _on_meta(model_folder(start) / "vae", VideoVAE.__module__, VideoVAE.__name__)
+            _on_meta(model_folder(start) / name, family.model.__module__, family.model.__name__)
             if start
-            else Autoencoder().create(config).vae
+            else family.create(config).codec
         )
-        parts: dict[str, nn.Module] = {"vae": vae}
+        parts: dict[str, nn.Module] = {name: vae}
         if config.vae.adversarial_weight:
             parts["discriminator"] = PatchDiscriminator(width=config.vae.discriminator_width)
     vae.rules.check(video)
 
     def predict(x_t: Tensor, t: Tensor) -> Tensor:
-        sample = vae(x_t, torch.empty(latent_shape(vae, x_t.shape), dtype=x_t.dtype)).sample
+        drawn = [torch.empty(latent_shape(vae, x_t.shape), dtype=x_t.dtype)] if name == "vae" else []
+        sample = vae(x_t, *drawn).sample
         if "discriminator" in parts:  # it judges real videos, and what came back for either player
             judged = [parts["discriminator"](video) for video in (x_t, sample, sample)]
             sample = sample + torch.stack([judgement.mean() for judgement in judged]).mean()
@@ -141,6 +146,42 @@ def _autoencoder(config: RunConfig, video: Bucket) -> Facts:
     for module in parts.values():
         module.requires_grad_(True)
     return Facts(parts, predict, video, (3, video.frames, video.height, video.width), vae.rules)
+
+
+def _autoregressive(config: RunConfig, video: Bucket) -> Facts:
+    """Of an autoregressive model that begins untrained; what it predicts is summed up to the size of its tokens."""
+    folder, text = tokenizer_folder(config), config.text
+    frozen: dict[str, nn.Module] = {}
+    with META:
+        tokenizer: Any = _on_meta(folder, VideoTokenizer.__module__, VideoTokenizer.__name__)
+        frozen["video_tokenizer"] = tokenizer
+        modules: dict[str, nn.Module] = {}
+        width = text.text_width
+        if text.text_encoder == "builtin":
+            modules["text_encoder"] = BuiltinTextModel(text.vocab_size, width, text.text_layers, text.max_tokens)
+        else:
+            own = AutoConfig.from_pretrained(text_source(text.text_encoder))
+            frozen["text_encoder"], width = _transformers(own), text_width(own)
+        sizes = {"vocab_size": tokenizer.vocab_size, "cross_attention_dim": width} | arguments(config.model)
+        modules["transformer"] = model = construct(AutoregressiveTransformer, **sizes)
+    tokenizer.rules.check(video)
+    time, high, wide = tokenizer.strides
+    shape = (1 + (video.frames - 1) // time, video.height // high, video.width // wide)
+
+    def predict(x_t: Tensor, t: Tensor) -> Tensor:
+        mask = torch.ones(len(t), text.max_tokens, dtype=torch.bool)
+        if "text_encoder" in modules:
+            words = modules["text_encoder"](torch.zeros(len(t), text.max_tokens, dtype=torch.long), mask)
+        else:
+            words = torch.empty(len(t), text.max_tokens, width)
+        return model(x_t[:, 0].long(), words, mask).logsumexp(-1)[:, None]
+
+    for module in modules.values():
+        module.requires_grad_(True)
+    facts = Facts(modules, predict, video, (1, *shape), tokenizer.rules, frozen, codec=tokenizer)
+    facts.encode = lambda: tokenizer.encode(torch.empty(1, 3, *video))
+    facts.decode = lambda: tokenizer.decode(torch.zeros(1, *shape, dtype=torch.long))
+    return facts
 
 
 def _new(config: RunConfig, video: Bucket) -> Facts:

@@ -17,7 +17,8 @@ from ..data.cache import Cache
 from ..diffusion.objectives import Objective, TextToVideoDiffusion
 from ..errors import UsageError
 from ..families import inflation, lora
-from ..families.autoencoder import Autoencoder
+from ..families.autoencoder import AUTOENCODERS, Autoencoder, Tokenizer
+from ..families.autoregressive import Autoregressive, tokenizer_folder
 from ..families.base import Family, Opening
 from ..families.devices import choose_device
 from ..families.frozen import Frozen, prepared_settings
@@ -28,12 +29,14 @@ from ..models.codecs import Geometry
 from ..models.discriminator import PatchDiscriminator
 from ..models.perceptual import ClipFeatures, LaplacianFeatures
 from ..models.transformer import VideoTransformer
+from ..models.video_tokenizer import tokenizer_rules
 from ..sections import TrainConfig
 from ..sizes import Bucket, ShapeRules
 from ..streaming import block_of, is_causal
 from .data import Sampler
 from .from_images import check_inflated, inflate_frames, learning_along_time
-from .reconstruction import Reconstruction
+from .next_token import NextToken
+from .reconstruction import Reconstruction, TokenReconstruction
 
 logger = logging.getLogger("text2video")
 
@@ -90,8 +93,10 @@ def shape_rules(config: RunConfig, base: Base | None = None) -> ShapeRules:
         family, pipe = base
         return family.rules(pipe)
     with torch.device("meta"):  # no memory, and nothing drawn
-        if config.model.kind == "vae":
-            return Autoencoder().create(config).vae.rules
+        if kind := AUTOENCODERS.get(config.model.kind):
+            return kind().create(config).codec.rules
+        if config.model.kind == "autoregressive":
+            return tokenizer_rules(tokenizer_folder(config))
         inner = construct(NativeFamily.denoiser, config, 1).rules
     return Geometry.read(config.model.codec).rules(inner) if config.model.codec else inner
 
@@ -118,8 +123,10 @@ def build(
     Raises:
         UsageError: the prepared data is not what these parts would have made of the clips.
     """
-    if config.model.kind == "vae" or (base and isinstance(base[0], Autoencoder)):
+    if config.model.kind in AUTOENCODERS or (base and isinstance(base[0], Autoencoder)):
         return build_autoencoder(config, base, begun)
+    if config.model.kind == "autoregressive" or (base and isinstance(base[0], Autoregressive)):
+        return build_autoregressive(config, captions, shape, base, begun)
     frozen = check_prepared(config, cache) if cache else Frozen()
     diffusion = config.diffusion
     if base:
@@ -172,18 +179,15 @@ def build_autoencoder(config: RunConfig, base: Base | None, begun: Path | None) 
     if names := [name for name, value in given.items() if value]:
         raise UsageError(f"A video autoencoder is trained whole, on pixels: leave out {' and '.join(names)}.")
     torch.manual_seed(config.seed)
-    family, pipe = base or (Autoencoder(), Autoencoder().create(config))
+    kind = AUTOENCODERS.get(config.model.kind, Autoencoder)
+    family, pipe = base or (kind(), kind().create(config))
     if begun:
         pipe = family.open(begun, torch.device("cpu"), torch.float32)
-    if not isinstance(family, Autoencoder):
-        raise UsageError(
-            f"model.kind is vae, and the model in {config.train.init_from} is of the family {family.name}. Start from "
-            "an autoencoder, or leave out --kind."
-        )
+    check_family(config, family, kind)
     if settings.adversarial_weight:
         pipe.discriminator = PatchDiscriminator(width=settings.discriminator_width)
     features = ClipFeatures(settings.perceptual_model) if settings.perceptual_model else LaplacianFeatures()
-    objective = Reconstruction(
+    objective = (TokenReconstruction if isinstance(family, Tokenizer) else Reconstruction)(
         settings.reconstruction,
         settings.kl_weight,
         features if settings.perceptual_weight else None,
@@ -193,6 +197,42 @@ def build_autoencoder(config: RunConfig, base: Base | None, begun: Path | None) 
         settings.adversarial_start,
     )
     return family, pipe, objective
+
+
+def build_autoregressive(
+    config: RunConfig, captions: list[str], shape: Bucket, base: Base | None, begun: Path | None
+) -> tuple[Family, Any, Objective]:
+    """The same of a run that trains an autoregressive model over a video's tokens; arguments as of `build`."""
+    if config.data.load_tensors:
+        raise UsageError(
+            "An autoregressive model makes tokens of its clips as it goes, which takes little time: give the clips in "
+            "place of --load_tensors."
+        )
+    if base:
+        family, pipe = base
+        check_family(config, family, Autoregressive)
+        family.adapt(pipe, shape, config.data.fps)
+    else:
+        family = Autoregressive()
+        torch.manual_seed(config.seed)
+        tokenizer = AutoTokenizer.from_pretrained(begun / "tokenizer") if begun else None
+        # what a token means must not change on the way: a run goes on with its own copy of the tokenizer of video
+        pipe = construct(family.create, config, captions, shape, tokenizer, begun)
+    return family, pipe, NextToken()
+
+
+def check_family(config: RunConfig, family: Family, kind: type) -> None:
+    """Whether the model that a run starts from is of the kind that is to be trained.
+
+    Raises:
+        UsageError: it is not.
+    """
+    named = config.model.kind in (*AUTOENCODERS, "autoregressive")
+    if named and type(family) is not kind:
+        raise UsageError(
+            f"model.kind is {config.model.kind}, and the model in {config.train.init_from} is of the family "
+            f"{family.name}. Start from a model of that kind, or leave out --kind."
+        )
 
 
 def forced(family: Family, pipe: Any) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""What a video autoencoder learns: to give back its videos, from latents that stay near the standard normal.
+"""What a video autoencoder learns: to give back its videos, from latents that stay near the standard normal, or from
+tokens.
 
 The loss is the evidence bound of Kingma and Welling 2014 (arXiv:1312.6114), its divergence weighted as in Rombach et
 al. 2022 (arXiv:2112.10752), with perceptual features and, as a second player, a discriminator whose judgement is turned
@@ -83,12 +84,24 @@ class Reconstruction:
             return (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
         output = predict(video, batch.u, condition)
         sample = output.sample.float()
-        loss = self.error(sample, video) + self.kl_weight * divergence(output.mean, output.logvar)
+        loss = self.error(sample, video) + self.bottleneck(output)
         if self.features is not None and self.perceptual_weight:
             loss = loss + self.perceptual_weight * feature_error(self.features, sample, video)
         if self.discriminator is not None and batch.step is not None and self.plays("discriminator", batch.step):
             loss = loss - self.adversarial_weight * predict(sample, batch.u, {"judge": True}).float().mean()
         return loss
+
+    def bottleneck(self, output: Any) -> Tensor:
+        """What keeps latents near the standard normal."""
+        return self.kl_weight * divergence(output.mean, output.logvar)
+
+
+class TokenReconstruction(Reconstruction):
+    """The objective of a tokenizer: as of an autoencoder, with the quantiser's own loss in place of the divergence."""
+
+    def bottleneck(self, output: Any) -> Tensor:
+        """What keeps latents near their codes."""
+        return output.loss.float()
 
 
 def divergence(mean: Tensor, logvar: Tensor) -> Tensor:

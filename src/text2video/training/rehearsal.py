@@ -30,6 +30,7 @@ def rehearse(trainer: "Trainer") -> None:
     groups = grouped([data[index] for index in clips], apart=isinstance(sampler, PackSampler))
     optimizers = list(trainer.optimizers.values())
     weights = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
+    kept = [(buffer, buffer.clone()) for part in trainer.parts.values() for buffer in part.buffers()]
     try:
         # before its first step an optimiser does not hold the two averages of each weight that AdamW has
         begun = any(optimizer.state for optimizer in optimizers)
@@ -40,6 +41,8 @@ def rehearse(trainer: "Trainer") -> None:
             for optimizer in optimizers:
                 optimizer.zero_grad()
         del room
+        for buffer, before in kept:  # a codebook moves in the pass forward
+            buffer.copy_(before)
     except RuntimeError as error:  # torch.OutOfMemoryError is one; on a CPU and on MPS there is no class of its own
         if not any(words in str(error).lower() for words in ("out of memory", "allocate memory")):
             raise

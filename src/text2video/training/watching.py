@@ -87,8 +87,8 @@ def sampled(trainer: "Trainer", folder: Path) -> Iterator[tuple[str, np.ndarray]
     if begin and "video" not in source[0]:
         return logger.warning("No sample videos: they begin with a picture, and prepared data has none.")
     # Ancestral DDPM walks 1000 steps when not told otherwise: too long to wait for between two steps of training.
-    usual = preview.num_inference_steps or trainer.family.defaults(trainer.pipe).num_inference_steps
-    steps = min(usual, preview.max_preview_steps)
+    usual = trainer.family.defaults(trainer.pipe).num_inference_steps
+    steps = usual and min(preview.num_inference_steps or usual, preview.max_preview_steps)
     for index in range(trainer.rank, len(prompts), trainer.world):
         path = preview_path(folder, index, prompts[index])
         image = path.with_suffix(".png") if begin else None
