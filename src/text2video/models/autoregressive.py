@@ -138,7 +138,7 @@ class AutoregressiveTransformer(ModelMixin, ConfigMixin, AttentionMixin):
         x = self.token_embedding(before) + places  # [B, L, C]
         rows = len(before)
         told = text.modulation.expand(rows, -1)
-        context = Context(layout, told, self.rope(positions), text.words, layout.words(text.mask))
+        context = Context(told, layout.lengths, self.rope(positions), text.words, layout.words(text.mask))
         for layer, block in enumerate(self.blocks.children()):
             x = self._run(block, x, context, layout.tokens(layer))
         shift, scale = (self.table + text.embedding.repeat(1, 2)).expand(rows, -1).chunk(2, dim=1)
