@@ -7,6 +7,8 @@ import signal
 import pytest
 import torch
 from safetensors.torch import load_file
+from test_trainer import kill_and_resume
+from two_processes import run_in_two
 
 from text2video.config import RunConfig
 from text2video.errors import UsageError
@@ -167,6 +169,55 @@ def test_a_finished_run_goes_on_with_another_stage(unbroken, tmp_path):
     train(more, resume=True)
     assert sorted(rows(tmp_path / "run")) == list(range(1, 9))
     assert rows(tmp_path / "run")[7] == rows(run)[7]
+
+
+PACKED = [
+    *("--kind", "transformer", "--model_args", "{num_layers: 1, num_attention_heads: 1, attention_head_dim: 16}"),
+    *("--patch_size", "1", "4", "4", "--text_width", "32", "--text_layers", "1", "--schedule", "flow", "--fps", "8"),
+    *("--prediction", "flow", "--frame_size", "16", "--num_frames", "4", "--batch_size", "2", "--val_samples", "2"),
+    *("--val_fraction", "0.2", "--learning_rate", "1e-2", "--save_steps", "1", "--keep_checkpoints", "9"),
+    *("--sample_steps", "0", "--num_workers", "0", "--no_wandb", "--no_tensorboard", "--device", "cpu"),
+    *("--stages", "{max_steps: 1}", "{max_steps: 2, buckets: [2x16x16, 4x32x32]}"),
+    "{max_steps: 2, buckets: [native], pack: 900}",
+]
+VAE = [
+    *("--kind", "vae", "--clips", "8", "--num_frames", "5", "--frame_size", "16", "--num_workers", "0"),
+    *("--model_args", "{latent_channels: 4, block_out_channels: [32], encoder_layers: [1], decoder_layers: [1]}"),
+    *("--measured_clips", "4", "--batch_size", "2", "--val_fraction", "0.25", "--val_samples", "2"),
+    *("--adversarial_weight", "0.1", "--adversarial_start", "1", "--discriminator_width", "8", "--sample_steps", "0"),
+    *("--save_steps", "1", "--keep_checkpoints", "9", "--no_wandb", "--no_tensorboard", "--device", "cpu"),
+    *("--stages", "{max_steps: 2, num_frames: 1}", "{max_steps: 2, batch_size: 4}"),
+]
+ADAPTER = ["--lora", "--model_args", "{}", "--save_steps", "1", "--keep_checkpoints", "9"]
+
+
+@pytest.mark.parametrize(("kind", "between"), [("packed", 3), ("vae", 2), ("adapter", 3)])
+def test_buckets_packs_autoencoders_and_adapters_in_stages(kind, between, clips, tiny_model, tiny_flags, tmp_path):
+    """They go on from the checkpoint between two stages as the unbroken run did."""
+    adapter = [*flags_of(tiny_flags), *ADAPTER, "--init_from", str(tiny_model)]
+    flags = {"packed": [*PACKED, "--data_dir", str(clips)], "vae": VAE, "adapter": adapter}[kind]
+    run, again = tmp_path / "run", tmp_path / "again"
+    train(config_of(flags, run))
+    shutil.copytree(run, again)
+    shutil.rmtree(again / "final")
+    for step in Checkpoints(again, 9).steps():
+        if step > between:
+            shutil.rmtree(again / "checkpoints" / f"{step:06d}")
+    train(config_of(flags, again), resume=True)
+    steps = config_of(flags, run).in_stages[-1].run_steps
+    assert sorted(rows(again)) == list(range(1, steps + 1))
+    for key in ("train/loss", "val/loss", "lr"):
+        assert rows(again, key) == rows(run, key)
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(tiny_flags, tmp_path):
+    flags = flags_of(tiny_flags, "{frame_size: 8, max_steps: 2}", "{max_steps: 2}")
+    train(config_of(flags, tmp_path / "one"))
+    run_in_two(tmp_path / "two", [*flags, "--batch_size", "2"])
+    assert rows(tmp_path / "one").keys() == rows(tmp_path / "two").keys()
+    for step, loss in rows(tmp_path / "one").items():
+        assert abs(loss - rows(tmp_path / "two")[step]) < 1e-5
 
 
 @pytest.mark.slow
