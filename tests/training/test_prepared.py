@@ -10,7 +10,7 @@ import pytest
 
 from text2video import video
 from text2video.config import RunConfig
-from text2video.errors import UsageError
+from text2video.errors import DataError, UsageError
 from text2video.families.opening import family_of, load
 from text2video.generation import Settings, generate
 from text2video.preparing.prepare import prepare
