@@ -40,6 +40,22 @@ def test_a_model_of_images_is_measured_against_one_from_nothing(tmp_path, monkey
 
 
 @pytest.mark.slow
+def test_stages_are_measured_against_the_final_size_alone(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    stages, out = import_module("stages"), tmp_path / "stages.json"
+    line = ["stages.py", "--steps", "3", "--seeds", "3", "--prompts", "2", "--place", str(tmp_path / "runs")]
+    tiny = ["--model_channels=16", "--val_samples=2", "--num_workers=0", "--num_inference_steps=1", "--device=cpu"]
+    tiny += ["--stages", "{frame_size: 8, num_frames: 8, max_steps: 1}", "{max_steps: 2, frame_size: 16}"]
+    monkeypatch.setattr(sys, "argv", [*line, "--out", str(out), "--text_width=32", "--batch_size=2", *tiny])
+    for _ in range(2):  # the second time everything is there
+        stages.main()
+        found = json.loads(out.read_text(encoding="utf-8"))["seeds"]["3"]
+        assert found.keys() == {"whole", "staged"}
+        assert all(0 < run["minutes"] < 5 for run in found.values())
+        monkeypatch.setattr(stages, "train", None)
+
+
+@pytest.mark.slow
 def test_the_whole_script_stops_and_goes_on(tmp_path):
     out = tmp_path / "gpu.json"
     line = [sys.executable, str(BENCHMARKS / "gpu.py"), "--tiny", "--steps", "1", "--rounds", "1", "--out", str(out)]

@@ -198,6 +198,9 @@ def tiny(config: RunConfig) -> list[str]:
     """The options that make a run small; a causal autoencoder takes 4k+1 frames, and has nothing of a U-Net."""
     small = {"transformer": TINY_TRANSFORMER, "autoregressive": TINY_TRANSFORMER, "vae": SHORT, "tokenizer": SHORT}
     own = small.get(config.model.kind, TINY)
+    if config.stages:  # they say themselves how long they are
+        at = own.index("--max_steps")
+        own = [*own[:at], *own[at + 2 :], "--stages", "{frame_size: 8, max_steps: 1}", "{max_steps: 1}"]
     if config.model.conv == "2d":
         return [*own, "--num_frames", "1", "--attention", "none", "space"]
     return [*own, "--num_frames", "5"] if config.model.kind in ("vae", "tokenizer") or config.model.codec else own
@@ -207,7 +210,7 @@ def scaled(verb: str, tokens: list[str]) -> list[str]:
     """A command line of `text2video` with the smaller options."""
     if verb == "train":  # it takes the later of two
         return [*tokens, *tiny(train_verb.read(tuple(tokens[1:]))[0])]
-    if verb == "plan":
+    if verb == "plan" and "stages" not in " ".join(tokens):
         return [*tokens, *(TINY_TRANSFORMER if "transformer" in " ".join(tokens) else TINY)]
     options = shlex.split(SMALLER.get(verb, ""))
     if "runs/autoregressive-tiny" in tokens:  # trained small on this page; it has no steps

@@ -6,6 +6,7 @@ fields. Every field is a flag by its dotted name (`--optim.learning_rate`) and, 
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from .sections import (
     TrainConfig,
     VaeConfig,
 )
+from .stages import Stage, in_sections, laid_over
 from .values import merged, over, preset_file, read_yaml
 
 
@@ -50,6 +52,9 @@ class RunConfig(Section):
     train: TrainConfig = TrainConfig()  # pyright: ignore[reportCallIssue]
     preview: PreviewConfig = PreviewConfig()  # pyright: ignore[reportCallIssue]
     tracking: TrackingConfig = TrackingConfig()  # pyright: ignore[reportCallIssue]
+    stages: list[dict[str, Any]] = Field(
+        [], description="max_steps and other fields of each stage, laid over the rest: small videos first, then larger"
+    )
 
     @model_validator(mode="after")
     def _cross_check(self) -> "RunConfig":
@@ -102,6 +107,28 @@ class RunConfig(Section):
             raise ValueError(f"data.shapes makes its own clips: leave out {', '.join(given)}")
         return self
 
+    @model_validator(mode="after")
+    def _stages_fit(self) -> "RunConfig":
+        if self.stages and self.train.max_steps is not None:
+            raise ValueError("train.max_steps does not go with stages, each of which has its own: leave it out")
+        for number, stage in enumerate(self.stages, 1):
+            try:
+                validated(laid_over(self.model_dump(), stage))
+            except UsageError as error:
+                words = str(error).removeprefix(UNUSABLE).rstrip(".")
+                raise ValueError(f"Stage {number} of {len(self.stages)}: {words}") from None
+        return self
+
+    @property
+    def in_stages(self) -> list[Stage]:
+        """The stages in their order, each with its complete configuration; a run without stages is one."""
+        if not self.stages:
+            return [Stage(1, 1, 0, self)]
+        values = self.model_dump()
+        configs = [validated(laid_over(values, stage)) for stage in self.stages]
+        ends = [0, *accumulate(config.train.max_steps or 0 for config in configs)]
+        return [Stage(n, len(configs), ends[n - 1], config, ends[-1]) for n, config in enumerate(configs, 1)]
+
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> "RunConfig":
         """A configuration from YAML, with command-line tokens (`["--seed", "1"]`) laid over it.
@@ -120,7 +147,12 @@ class RunConfig(Section):
         preset = flags.get("preset", values.get("preset"))
         below: dict[str, Any] = read_yaml(preset_file(str(preset))) if preset else {}
         # what it says is in the values from now on: a run does not change with a file beside it
-        return validated(merged(over(below, values), flags) | {"preset": None})
+        config = validated(merged(over(below, values), flags) | {"preset": None})
+        for flag in flags:
+            section, _, name = flag.rpartition(".")
+            if config.stages and all(name in in_sections(stage).get(section, {}) for stage in config.stages):
+                raise UsageError(f"--{name} would change nothing: every stage sets it itself. Change it in the stages.")
+        return config
 
     def to_yaml(self) -> str:
         """The whole configuration as YAML; `RunConfig.load` of it gives an equal configuration."""
@@ -143,6 +175,7 @@ ALIASES = {
 # What a flag without a value means, where that is not simply true.
 BARE = {"train.mixed_precision": "bf16", "data.shapes": {}, "lora": {}}
 FLAGS = Flags(RunConfig, ALIASES, BARE)
+UNUSABLE = "The configuration cannot be used. "
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -174,7 +207,7 @@ def validated(values: Mapping[str, Any]) -> RunConfig:
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        raise UsageError("The configuration cannot be used. " + " ".join(map(_in_words, error.errors()))) from None
+        raise UsageError(UNUSABLE + " ".join(map(_in_words, error.errors()))) from None
 
 
 def _in_words(error: Any) -> str:

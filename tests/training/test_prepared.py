@@ -10,7 +10,7 @@ import pytest
 
 from text2video import video
 from text2video.config import RunConfig
-from text2video.errors import UsageError
+from text2video.errors import DataError, UsageError
 from text2video.families.opening import family_of, load
 from text2video.generation import Settings, generate
 from text2video.preparing.prepare import prepare
@@ -159,3 +159,23 @@ def test_processes_that_prepare_buckets_equal_one(latent, mixed, tmp_path):
     config = latent("one", data_dir=str(mixed), buckets=["auto"])
     one, two = (prepare(config, tmp_path / f"by{count}", num_gpus=count).entries for count in (None, 2))
     assert {key: entry.sha256 for key, entry in one.items()} == {key: entry.sha256 for key, entry in two.items()}
+
+
+def test_each_stage_trains_on_data_prepared_for_it(latent, tmp_path):
+    values = latent("run").model_dump(mode="json")
+    values["data"] |= {"data_dir": None}
+    values["train"]["max_steps"] = None
+    values["stages"] = []
+    for size in (16, 32):
+        prepare(latent("clips", "--frame_size", str(size)), tmp_path / str(size))
+        values["stages"].append({"max_steps": 2, "frame_size": size, "load_tensors": str(tmp_path / str(size))})
+    config = RunConfig.model_validate(values)
+    train(config)
+    steps = [step for step, loss, _ in losses(tmp_path / "run") if loss is not None]
+    assert steps == [1, 2, 3, 4]
+    assert load(tmp_path / "run" / "final", device="cpu").config["height"] == 32
+    values["stages"][1]["load_tensors"] = str(tmp_path / "nowhere")
+    values["output_dir"] = str(tmp_path / "other")
+    with pytest.raises(DataError, match="nowhere"):
+        train(RunConfig.model_validate(values))
+    assert not (tmp_path / "other").exists()

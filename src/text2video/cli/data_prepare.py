@@ -116,7 +116,7 @@ def configured(model: Path | None, given: dict[str, dict[str, Any]], preset: str
 
     values: dict[str, Any] = {}
     if model is not None and model.suffix in (".yaml", ".yml"):
-        values = read_config(model)
+        values = read_config(model) | {"stages": []}  # each is prepared by itself, at the size that is given here
         values.setdefault("data", {}).pop("load_tensors", None)
         for name in ("data_dir", "data_root", "dataset_file", "caption_file", "shapes"):
             values["data"].pop(name, None)

@@ -14,20 +14,27 @@ from ..training.data import RunData, Sampler, collate, encoded, open_data, sampl
 
 
 def describe(config: RunConfig) -> str:
-    """The resolved configuration as YAML, and what follows from it as comments below.
+    """The resolved configuration as YAML, and what follows from it as comments below, for each of its stages.
 
     Raises:
         UsageError: the model cannot make videos of that shape.
         DataError: there is nothing to train on.
     """
+    lines: list[str] = []
+    for stage in config.in_stages:
+        lines += ["", stage.in_words(), *facts(stage.config)] if config.stages else facts(stage.config)
+    return config.to_yaml() + "\n" + "\n".join(f"# {line}".rstrip() for line in lines)
+
+
+def facts(config: RunConfig) -> list[str]:
+    """Lines on a run without stages, or on one of its stages."""
     base = open_base(config)
     data = open_data(config.data, config.seed, shape_rules(config, base))
     family, pipe, _ = build(config, data.captions, data.shape, base, cache=data.cache)
     learning(config, family, pipe)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     sampler = sampler_of(config, data.train, partial(tokens_of, family, pipe), world_size=processes)
-    lines = [*data.notes, *parameters(pipe), *shapes(config, data, family, pipe), *steps(config, sampler)]
-    return config.to_yaml() + "\n" + "\n".join(f"# {line}" for line in lines)
+    return [*data.notes, *parameters(pipe), *shapes(config, data, family, pipe), *steps(config, sampler)]
 
 
 def parameters(pipe: Any) -> list[str]:

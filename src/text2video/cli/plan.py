@@ -25,17 +25,36 @@ def plan(*tokens: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> None:
 
     Options are those of `train`. --vram, or the memory of --card, asks for the cheapest setting that fits; without
     them it is planned for this machine. --clips stands for data that is not there yet. Nothing is written, and no
-    weights are read: the model runs on tensors without contents.
+    weights are read: the model runs on tensors without contents. A run of stages is planned stage by stage.
     """
     own, rest = own_options(tokens)
     if {"--help", "-h"} & set(rest):
         return say(plan.__doc__)
-    from ..planner.cards import CARDS, card_named, parse_bytes, this_cpu, this_gpu
-    from ..planner.plan import plan as planned
-    from ..planner.propose import propose
     from .train import read
 
     config, _, _ = read(tuple(rest))
+    if not config.stages:
+        plan_one(config, own)
+        return
+    times: list[float] = []
+    for stage in config.in_stages:
+        say(stage.in_words())
+        times += plan_one(stage.config, own)
+        say("")
+    if len(times) == len(config.stages):
+        say(f"all stages together: {duration(sum(times))}")
+
+
+def plan_one(config: RunConfig, own: dict[str, str]) -> list[float]:
+    """Say what a run without stages takes, or one stage; the seconds of that, if they are known.
+
+    Args:
+        own: the options of `plan` alone.
+    """
+    from ..planner.cards import CARDS, card_named, parse_bytes, this_cpu, this_gpu
+    from ..planner.plan import plan as planned
+    from ..planner.propose import propose
+
     clips = count(own["clips"]) if "clips" in own else clips_of(config)
     here = None if config.train.device == "cpu" else this_gpu()
     card = card_named(own["card"]) if "card" in own else here
@@ -57,6 +76,7 @@ def plan(*tokens: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> None:
         result = found.plan
     if result.on_gpu and not ("card" in own or here):
         say("\n" + on_cards(result, list(CARDS.values())))
+    return [sum(result.seconds(card).values())] if card and result.steps else []
 
 
 def own_options(tokens: tuple[str, ...]) -> tuple[dict[str, str], list[str]]:

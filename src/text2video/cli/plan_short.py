@@ -17,11 +17,12 @@ logger = logging.getLogger("text2video")
 
 
 def announce(config: RunConfig) -> None:
-    """Log what a run will take; a warning where it will not fit. Nothing is said of small runs."""
+    """Log what a run will take, or each of its stages; a warning where it will not fit. Nothing of small ones."""
     if int(os.environ.get("RANK", "0")):
         return
     try:
-        _announce(config)
+        for stage in config.in_stages:
+            _announce(stage.config, f"{stage.in_words()}; " if config.stages else "")
     except Text2VideoError:  # the run itself will say it, or fetch what is missing
         return
     except Exception as error:  # whatever a model does that tensors without contents cannot follow
@@ -29,7 +30,7 @@ def announce(config: RunConfig) -> None:
         logger.info("The memory of this run could not be planned, as its model could not be traced (%s).", reason)
 
 
-def _announce(config: RunConfig) -> None:
+def _announce(config: RunConfig, stage: str) -> None:
     from ..planner.cards import this_cpu, this_gpu
     from ..planner.facts import facts_of
     from ..planner.plan import plan
@@ -44,7 +45,8 @@ def _announce(config: RunConfig) -> None:
     card = gpu or this_cpu()
     kind = "GPU memory" if gpu else "main memory"
     logger.info(
-        "planned: %s of %s (%s are free), %s a step on %s; disk %s at most",
+        "%splanned: %s of %s (%s are free), %s a step on %s; disk %s at most",
+        stage,
         gb(found.needed),
         kind,
         gb(free),

@@ -43,7 +43,7 @@ def training_clips(run: Path, count: int = 12) -> "list[tuple[np.ndarray, str]]"
     from ..training.build import open_base, shape_rules
     from ..training.data import open_data
 
-    config = RunConfig.load(run / "run.yaml")
+    config = RunConfig.load(run / "run.yaml").in_stages[-1].config
     config.data.max_samples = min(4 * count, config.data.max_samples or 4 * count)  # a few files are checked, not all
     data = open_data(config.data, config.seed, shape_rules(config, open_base(config))).train
     items = [data[index] for index in range(min(count, len(data)))]

@@ -30,7 +30,8 @@ def train(*tokens: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> None
         from .dry_run import describe
 
         return say(describe(config))
-    config.data.require()
+    for stage in config.in_stages:
+        stage.config.data.require()
     note = said_of_resuming(config) if resume else ""
     from ..training.trainer import train as run
     from .plan_short import announce

@@ -159,7 +159,8 @@ def _facts(result: ShapesResult, config: RunConfig | None, metrics: Mapping[str,
         ends = [0.0, *(step for step, _ in speeds)]
         spent = sum((s - before) * batch / speed for before, (s, speed) in zip(ends, speeds, strict=False))
         rate = f", {last * batch / spent:.1f} clips a second" if spent else ""
-        facts["training"] = f"{last:,} steps of {batch} clips in {clock(spent)}{rate}"
+        stages = f"{last:,} steps in {len(config.stages)} stages"  # a step holds other clips in each
+        facts["training"] = stages if config.stages else f"{last:,} steps of {batch} clips in {clock(spent)}{rate}"
         facts["objective"] = (
             f"{config.diffusion.prediction} prediction, {config.diffusion.schedule} schedule, "
             f"{config.diffusion.timesteps} timesteps"

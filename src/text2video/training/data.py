@@ -121,6 +121,21 @@ def open_data(
     return RunData(train, val, captions, [counted, *manifest.notes, *left_out], shape, known)
 
 
+def check_shapes(config: DataConfig, rules: ShapeRules) -> None:
+    """Whether a model takes the shapes that are named, before any clip is looked at.
+
+    Raises:
+        UsageError: it does not.
+        DataError: there is no prepared data where it is to be.
+    """
+    shapes = parse_all(config.buckets)
+    if config.load_tensors is not None:
+        Cache.open(config.load_tensors)
+    elif not isinstance(shapes, str):
+        for shape in shapes or [config.shape]:
+            rules.check(shape)
+
+
 def sampler_of(
     config: RunConfig, dataset: Any, tokens: Callable[[Bucket], int], rank: int = 0, world_size: int = 1
 ) -> Sampler:

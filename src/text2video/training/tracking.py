@@ -204,12 +204,12 @@ def _step_of(line: str) -> int:
         return 0  # a line that a kill cut in two
 
 
-def best_so_far(metrics: Path, step: int) -> tuple[float, int]:
-    """The lowest validation loss that metrics.jsonl has up to a step, and where it was."""
+def best_so_far(metrics: Path, first: int, step: int) -> tuple[float, int]:
+    """The lowest validation loss that metrics.jsonl has after step `first` up to another, and where it was."""
     best = (float("inf"), -1)
     if metrics.is_file():
         for line in metrics.read_text(encoding="utf-8").splitlines():
             values = json.loads(line) if line.endswith("}") else {}
-            if values.get("val/loss", float("nan")) < best[0] and values["step"] <= step:
+            if values.get("val/loss", float("nan")) < best[0] and first < values["step"] <= step:
                 best = (values["val/loss"], values["step"])
     return best

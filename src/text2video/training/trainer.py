@@ -5,6 +5,7 @@ accelerate places, wraps, casts, reduces and tracks; order and randomness are ou
 position to save, and a resumed run equals an unbroken one bit for bit.
 """
 
+import gc
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..config import RunConfig
 from ..data.dataset import to_float
@@ -22,29 +23,18 @@ from ..diffusion.objectives import Batch, packed_loss
 from ..errors import TrainingError, UsageError
 from ..families import lora
 from ..families.opening import model_folder
-from ..families.precision import cast_layers
-from .build import (
-    HALF,
-    build,
-    has_compiler,
-    learning,
-    open_base,
-    shape_rules,
-    steps_in_all,
-    tokens_of,
-)
+from .build import build, learning, open_base, shape_rules, steps_in_all, tokens_of
 from .checkpoint import Checkpoints, write_text, write_whole
-from .data import RunData, batches, encoded, open_data, sampler_of
+from .data import RunData, batches, check_shapes, encoded, open_data, sampler_of
 from .draws import draw, draw_latents, generator
 from .ema import EMA
 from .embedding import embed_ahead
 from .interrupt import Interrupt
-from .offload import offload_blocks
 from .optim import learning_rate, make_optimizer
+from .placing import placed
 from .processes import accelerator_of, by_first
-from .recompute import recompute
 from .rehearsal import rehearse
-from .sharding import Sharded, assembled, blocks_of, collected
+from .sharding import assembled, collected
 from .tracking import NotANumber, Tracker, best_so_far
 from .watching import sample_videos, validation_loss
 
@@ -71,9 +61,9 @@ def train(
         KeyboardInterrupt: on Ctrl-C, after a checkpoint was written.
     """
     prepare_folder(config, resume)
-    trainer = Trainer(config, on_checked, on_embedded)
-    trainer.run()
-    return trainer.final
+    while not Trainer(config, on_checked, on_embedded).run():
+        gc.collect()  # before the next stage builds its model
+    return config.output_dir / "final"
 
 
 def prepare_folder(config: RunConfig, resume: bool) -> None:
@@ -88,10 +78,10 @@ def prepare_folder(config: RunConfig, resume: bool) -> None:
 
 
 class Trainer:
-    """A run: build, resume, then step, validate, preview and save until done.
+    """A run, or the stage of it that comes next: build, resume, then step, validate, preview and save until done.
 
     Args:
-        config: of the run.
+        config: of the run; `self.config` is that of the stage.
         on_checked, on_embedded: see `train`.
     """
 
@@ -101,30 +91,35 @@ class Trainer:
         on_checked: Callable[[int, int], None] | None = None,
         on_embedded: Callable[[int, int], None] | None = None,
     ):
-        self.config = config
+        self.run_config = config
+        self.checkpoints = Checkpoints(config.output_dir, config.train.keep_checkpoints)
+        steps = self.checkpoints.steps()
+        self.stages = [stage for stage in config.in_stages if stage.has(steps[-1] if steps else 0)]
+        self.stage = self.stages[0]
+        self.config = config = self.stage.config
         self.accelerator = accelerator_of(config)
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         self.rank, self.world = rank, world
 
-        self.checkpoints = Checkpoints(config.output_dir, config.train.keep_checkpoints)
         self.base = open_base(config)
         self.data: RunData = self.open_data(on_checked)
         # A resumed run keeps its vocabulary, whatever became of the captions.
-        steps = self.checkpoints.steps()
         begun = self.checkpoints.path(steps[-1]) / "model" if steps else None
         self.family, self.pipe, self.objective = build(
             config, self.data.captions, self.data.shape, self.base, begun, self.data.cache
         )
         self.sampler = sampler_of(config, self.data.train, partial(tokens_of, self.family, self.pipe), rank, world)
-        self.total_steps = steps_in_all(config.train, self.sampler)
+        self.own_steps = steps_in_all(config.train, self.sampler)
+        self.end = self.stage.first + self.own_steps
+        self.total_steps = self.stage.run_steps or self.end
+        self.before_stage = self.sampler.batches_before(self.stage.first_epoch) - self.stage.first
         if begun is None and self.base is None:
             self.family.begin(self.pipe, self.some_videos)
 
         parts = learning(config, self.family, self.pipe)
         if self.base and self.data.known:
             embed_ahead(self.family, self.pipe, self.data.known, self.accelerator.device, on_embedded)
-        self.place(parts)
-        self.modules, self.parts = self.prepared(parts)
+        self.modules, self.parts, self.sharded = placed(config, self.pipe, parts, self.accelerator)
         weights = {
             f"{name}.{key}": p for name, part in parts.items() for key, p in part.named_parameters() if p.requires_grad
         }
@@ -140,45 +135,14 @@ class Trainer:
         self.best_loss, self.best_step = float("inf"), -1
         self.interrupt = Interrupt()
 
-    def place(self, parts: dict[str, nn.Module]) -> None:
-        """Put the pipeline on the device, with what the configuration asks of the modules."""
-        train, memory, device = self.config.train, self.config.memory, self.accelerator.device
-        half = HALF.get(self.accelerator.mixed_precision)
-        dealt_out = train.sharding == "full" and self.world > 1
-        if memory.layerwise_casting:
-            cast_layers(parts.values(), half or torch.float32)
-        if memory.block_offload:
-            offload_blocks(self.pipe, parts, device)
-        elif not dealt_out:
-            self.pipe.to(device)
-        for part in parts.values():
-            part.train()
-            if memory.block_offload:
-                continue  # it recomputes block by block anyway
-            if train.gradient_checkpointing:
-                recompute(part)
-            if train.compile:
-                if has_compiler(self.accelerator.device):
-                    # shares are gathered between blocks, where no graph goes on; later than this nothing is compiled
-                    for module in blocks_of(part) if dealt_out else [part]:
-                        module.compile()
-                else:
-                    logger.warning("There is no compiler for torch.compile on this machine: training runs without it.")
-        self.sharded = Sharded(self.pipe, parts, device, half) if dealt_out else None
-
-    def prepared(self, parts: dict[str, nn.Module]) -> tuple[dict[str, nn.Module], dict[str, nn.Module]]:
-        """The modules that train, shared among processes, and the same as plain ones, to look at and to save."""
-        if self.sharded:
-            return parts, self.sharded.whole
-        here = not self.config.memory.block_offload
-        modules = {name: self.accelerator.prepare_model(part, device_placement=here) for name, part in parts.items()}
-        # The loop says itself where it computes in mixed precision, so that previews compute as `generate` does.
-        return modules, {name: self.accelerator.unwrap_model(m, keep_fp32_wrapper=False) for name, m in modules.items()}
-
     # --- the run ------------------------------------------------------------------------------------------------
 
-    def run(self) -> None:
-        """Train from where the folder stands to the end, then write `final`."""
+    def run(self) -> bool:
+        """Train from where the folder stands to the end, or to that of the stage; write `final` after the last one.
+
+        Returns:
+            Whether the run is done: there are no more stages.
+        """
         config, main = self.config, self.accelerator.is_main_process
         if main:
             config.output_dir.mkdir(parents=True, exist_ok=True)
@@ -186,13 +150,14 @@ class Trainer:
         self.accelerator.wait_for_everyone()
         done = self.resume()
         if main:  # after the checkpoint was found to fit
-            write_text(config.output_dir / "run.yaml", config.to_yaml())
+            write_text(config.output_dir / "run.yaml", self.run_config.to_yaml())
         self.accelerator.init_trackers(config.tracking.project)
         tracker = Tracker(config, self.accelerator, self.total_steps, done, self.sampler.batch_size)
-        for note in [*self.data.notes, *self.sampler.notes()]:
+        for note in filter(None, [self.stage.in_words(), *self.data.notes, *self.sampler.notes()]):
             logger.info(note)
-        if note := self.checkpoints.otherwise(done, self.sampler.batch_size):
-            logger.warning(note)
+        otherwise = self.checkpoints.otherwise(done, self.sampler.batch_size)
+        if otherwise and done > self.stage.first:
+            logger.warning(otherwise)
         parameters = sum(p.numel() for p in self.ema.parameters.values())
         logger.info(
             "%.2fM parameters train on %s, %d steps", parameters / 1e6, self.accelerator.device, self.total_steps
@@ -200,10 +165,12 @@ class Trainer:
         try:
             with self.interrupt:
                 self.loop(tracker, done)
-            with self.averaged(to_save=True):
-                if main:
-                    write_whole(self.final, self.write_model)
+            if self.stage.last:
+                with self.averaged(to_save=True):
+                    if main:
+                        write_whole(self.final, self.write_model)
             self.accelerator.wait_for_everyone()
+            return self.stage.last
         except NotANumber as error:
             good = self.checkpoints.steps()
             last = (
@@ -221,29 +188,33 @@ class Trainer:
         if not steps:
             return 0
         self.checkpoints.load(steps[-1], self.ema.parameters, self.ema.averages, self.states)
-        self.best_loss, self.best_step = best_so_far(self.config.output_dir / "metrics.jsonl", steps[-1])
+        self.best_loss, self.best_step = best_so_far(
+            self.config.output_dir / "metrics.jsonl", self.stage.first, steps[-1]
+        )
         if self.accelerator.is_main_process and self.best_step in steps:  # killed before it was marked
             self.checkpoints.mark_best(self.best_step)
         return steps[-1]
 
     def open_data(self, on_checked: Callable[[int, int], None] | None) -> RunData:
-        """The run's data, checked by one process for all."""
+        """The run's data, checked by one process for all; of later stages the shapes only, long before they begin."""
         rules = shape_rules(self.config, self.base)
+        for stage in self.stages[1:]:
+            check_shapes(stage.config.data, rules)
         return by_first(
             self.accelerator, partial(open_data, self.config.data, self.config.seed, rules, on_checked=on_checked)
         )
 
     def loop(self, tracker: Tracker, done: int) -> None:
-        """Steps `done` + 1 to the last, with validation, previews and checkpoints between them."""
+        """Steps `done` + 1 to the last of the stage, with validation, previews and checkpoints between them."""
         train, preview = self.config.train, self.config.preview
-        self.sampler.start = done
+        self.sampler.start = self.before_stage + done
         stream = batches(self.data.train, self.sampler, self.config.data.num_workers)
         rehearse(self)
-        for step in range(done, self.total_steps):
+        for step in range(done, self.end):
             losses, grad_norm = self.step(step, stream)
             done = step + 1
-            last = done == self.total_steps
-            tracker.step(done, self.lr(step), losses, grad_norm)
+            last = done == self.end
+            tracker.step(done, self.config.optim.learning_rate * self.rate(step), losses, grad_norm)
             stop = self.agree(self.interrupt.noted)  # asked once, so that a stop always comes with a checkpoint
             if done % train.eval_steps == 0 or last:
                 self.validate(tracker, done)
@@ -251,13 +222,14 @@ class Trainer:
                 sample_videos(self, tracker, done)
             if done % train.save_steps == 0 or last or stop or self.is_best(done):
                 self.save(tracker, done)
-            if stop and not last:
+            if stop and done < self.total_steps:
                 raise KeyboardInterrupt
 
     def step(self, step: int, stream: Iterator[list[dict[str, Any]]]) -> tuple[dict[str, Tensor], Any]:
         """One step: batch, loss, backward, clip, step, average."""
-        size = self.sampler.size(step)
-        micro_batches = [self.batch(step, own, size, next(stream)) for own in self.sampler.shares(step)]
+        place = self.before_stage + step
+        size = self.sampler.size(place)
+        micro_batches = [self.batch(step, own, size, next(stream)) for own in self.sampler.shares(place)]
         losses: dict[str, Tensor] = {}
         grad_norm = None
         for player, optimizer in self.optimizers.items():
@@ -272,7 +244,7 @@ class Trainer:
                     self.accelerator.backward(loss)
                 losses[f"{player}/loss"] = losses.get(f"{player}/loss", 0) + loss.detach()
             for group in optimizer.param_groups:
-                group["lr"] = group["peak_lr"] * learning_rate(self.config.optim, step, self.total_steps)
+                group["lr"] = group["peak_lr"] * self.rate(step)
             own = [p for group in optimizer.param_groups for p in group["params"]]
             norm: Any = self.accelerator.clip_grad_norm_(own, self.config.optim.max_grad_norm)
             grad_norm = assembled(norm)
@@ -324,9 +296,9 @@ class Trainer:
             clips = [replace(b, condition={**own, **b.condition}) for b, own in zip(batches, texts, strict=True)]
             return packed_loss(self.objective, predict, clips, player)
 
-    def lr(self, step: int) -> float:
-        """The learning rate of a step, as it is logged."""
-        return self.config.optim.learning_rate * learning_rate(self.config.optim, step, self.total_steps)
+    def rate(self, step: int) -> float:
+        """The share of its highest learning rate that a step has: each stage warms up and anneals by itself."""
+        return learning_rate(self.config.optim, step - self.stage.first, self.own_steps)
 
     def synchronised(self, last: bool) -> Any:
         """Gradients are exchanged between processes in the last micro-step only; dealt out, they are in each."""

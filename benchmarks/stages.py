@@ -1,0 +1,92 @@
+"""Does a run in stages reach the accuracy of one at the final size alone, in less time?
+
+For each seed two runs on the demo world by configs/stages-tiny.yaml, each with its own learning rate to its own end:
+
+    whole    the last stage's size from the first step on, for --steps steps
+    staged   as the recipe says: small videos of few frames first
+
+Asked is whether staged is right at least as often as whole, in the mean over the seeds, and takes less time. The time
+is that of the steps, with what is between them, and without building models. What is finished is not done again, and
+what was stopped goes on: the same command does both.
+
+    python benchmarks/stages.py [--steps 1480] [--seeds 0 1 2] [OPTIONS OF TRAIN ...]
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from machine import write_result
+
+from text2video.config import RunConfig
+from text2video.evaluation.metrics import MAIN
+from text2video.evaluation.shapes import evaluate_shapes
+from text2video.families.devices import choose_device
+from text2video.families.opening import open_model
+from text2video.training.trainer import train
+
+RECIPE = Path(__file__).parents[1] / "configs" / "stages-tiny.yaml"
+
+
+def main() -> None:
+    """See the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=1480, help="of the run without stages")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--prompts", type=int, default=256, help="held-out prompts for each model")
+    parser.add_argument("--place", type=Path, default=Path("runs/stages"), help="folder of the runs")
+    parser.add_argument("--out", type=Path, help="file of the result, in place of results/stages.json")
+    options, flags = parser.parse_known_args()
+    seeds = {str(seed): measure(options, seed, flags) for seed in options.seeds}
+    summary = {
+        name: {key: float(np.mean([runs[name][key] for runs in seeds.values()])) for key in ("right", "minutes")}
+        for name in ("whole", "staged")
+    }
+    for name, mean in summary.items():
+        each = ", ".join(f"{runs[name]['right']:.1%} in {runs[name]['minutes']:.1f}" for runs in seeds.values())
+        print(f"{name:7} right {mean['right']:6.1%} in {mean['minutes']:.1f} minutes: {each}")
+    whole, staged = summary["whole"], summary["staged"]
+    reached = staged["right"] >= whole["right"] > 0 and staged["minutes"] < whole["minutes"]
+    print(f"staged reaches whole in less time: {'yes' if reached else 'no'}")
+    values = {"steps": options.steps, "prompts": options.prompts, "options": flags}
+    write_result("stages", {**values, "mean": summary, "reached": reached, "seeds": seeds}, path=options.out)
+
+
+def measure(options: argparse.Namespace, seed: int, flags: list[str]) -> dict[str, dict[str, Any]]:
+    """Run -> its figures, of one seed."""
+    place = options.place / str(seed)
+    own = [*flags, f"--seed={seed}"]
+    staged = RunConfig.load(RECIPE, [*own, f"--output_dir={place / 'staged'}"])
+    last = staged.in_stages[-1].config
+    whole = ["--max_steps", str(options.steps), "--num_epochs", str(options.steps), f"--output_dir={place / 'whole'}"]
+    configs = {"whole": RunConfig.build(last.model_dump(mode="json"), whole), "staged": staged}
+    return {name: figures(config, options.prompts) for name, config in configs.items()}
+
+
+def figures(config: RunConfig, prompts: int) -> dict[str, Any]:
+    """How often the model of a run is right on held-out prompts, and the minutes of its steps; both made once."""
+    run, file = config.output_dir, config.output_dir / "accuracy.json"
+    if not (run / "final").is_dir():
+        print(run, flush=True)
+        train(config, resume=True)
+    if not file.is_file():
+        family, pipe = open_model(run / "final", choose_device("auto"))
+        result = evaluate_shapes(family, pipe, prompts, batch_size=16, model=str(run))
+        file.write_text(json.dumps({name: rate.rate for name, rate in result.rates.items()}), encoding="utf-8")
+        result.save(run / "evaluation")
+    rates = json.loads(file.read_text(encoding="utf-8"))
+    return {"right": rates[MAIN], "rates": rates, "minutes": minutes(run / "metrics.jsonl")}
+
+
+def minutes(metrics: Path) -> float:
+    """The time of all steps: each line of speed is the mean of the steps since the one before."""
+    rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    speeds = [(row["step"], row["seconds_per_step"]) for row in rows if "seconds_per_step" in row]
+    before = [0, *(step for step, _ in speeds)]
+    return sum((step - last) * seconds for last, (step, seconds) in zip(before, speeds, strict=False)) / 60
+
+
+if __name__ == "__main__":
+    main()
