@@ -26,6 +26,7 @@ from text2video.cli.main import VERBS, run
 from text2video.config import FLAGS, RunConfig
 from text2video.families.opening import FAMILIES
 from text2video.models import text
+from text2video.sections import GANS
 from text2video.training import trainer
 
 ROOT = Path(__file__).parents[1]
@@ -39,6 +40,7 @@ TINY = SHORT + shlex.split(
     "--model_channels 16 --channel_mult 1 2 --attention time factorised --downsample_time false --num_res_blocks 1"
 )
 TINY_TRANSFORMER = [*SHORT, "--model_args", "{num_layers: 1, num_attention_heads: 1, attention_head_dim: 16}"]
+TINY_GAN = [*SHORT, "--model_args", "{channels: 8}"]
 # Verb -> options that take the place of the page's.
 SMALLER = {
     "demo": "--fast --output_dir runs/fast",
@@ -196,7 +198,8 @@ def smaller(config: RunConfig) -> RunConfig:
 
 def tiny(config: RunConfig) -> list[str]:
     """The options that make a run small; a causal autoencoder takes 4k+1 frames, and has nothing of a U-Net."""
-    own = {"transformer": TINY_TRANSFORMER, "vae": SHORT}.get(config.model.kind, TINY)
+    kinds = {"transformer": TINY_TRANSFORMER, "vae": SHORT, **dict.fromkeys(GANS, TINY_GAN)}
+    own = kinds.get(config.model.kind, TINY)
     if config.model.conv == "2d":
         return [*own, "--num_frames", "1", "--attention", "none", "space"]
     return [*own, "--num_frames", "5"] if config.model.kind == "vae" or config.model.codec else own
@@ -208,7 +211,10 @@ def scaled(verb: str, tokens: list[str]) -> list[str]:
         return [*tokens, *tiny(train_verb.read(tuple(tokens[1:]))[0])]
     if verb == "plan":
         return [*tokens, *(TINY_TRANSFORMER if "transformer" in " ".join(tokens) else TINY)]
-    options = shlex.split(SMALLER.get(verb, ""))
+    shorter = SMALLER.get(verb, "")
+    if any(kind in word for kind in GANS for word in tokens):  # its videos take one step
+        shorter = shorter.replace("--num_inference_steps 2", "")
+    options = shlex.split(shorter)
     if "--codec" in tokens:
         options = [
             word.replace("4", "5") if before == "--num_frames" else word for before, word in pairwise(["", *options])

@@ -162,7 +162,9 @@ def made_here(model: Any) -> bool:
         index = folder / "model_index.json"
         if index.is_file():
             text = index.read_text(encoding="utf-8", errors="replace")
-            return any(f'"{name}"' in text for name in ("TextToVideoPipeline", "VideoAutoencoderPipeline"))
+            return any(
+                f'"{name}"' in text for name in ("TextToVideoPipeline", "VideoAutoencoderPipeline", "VideoGANPipeline")
+            )
     return False
 
 

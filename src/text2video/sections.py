@@ -11,6 +11,7 @@ from .sizes import Bucket, parse_all
 Positive = Annotated[int, Field(gt=0)]
 Level = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+GANS = ("vgan", "mocogan", "dvdgan")
 # `model.kind` -> the fields of `ModelConfig` that its architecture has.
 UNET = ("model_channels", "channel_mult", "num_res_blocks", "attention", "head_dim")
 FIELDS = {
@@ -18,6 +19,7 @@ FIELDS = {
     "latent_unet": UNET,
     "transformer": ("size", "patch_size", "time_attention"),
     "vae": (),
+    **dict.fromkeys(GANS, ()),
 }
 # `model.kind` -> defaults that are others than the fields' own.
 DEFAULTS: dict[Any, dict[str, Any]] = {
@@ -131,10 +133,12 @@ class DataConfig(Section):
 
 
 class ModelConfig(Section):
-    """What is trained. See `UNet3D`, `LatentUNet3D`, `VideoTransformer` and `VideoVAE` for what each argument means."""
+    """What is trained. See `UNet3D`, `LatentUNet3D`, `VideoTransformer`, `VideoVAE` and `GENERATORS` for what each
+    argument means."""
 
-    kind: Literal["unet3d", "latent_unet", "transformer", "vae"] = Field(
-        "unet3d", description="architecture: a denoiser, or vae, a video autoencoder"
+    kind: Literal["unet3d", "latent_unet", "transformer", "vae", "vgan", "mocogan", "dvdgan"] = Field(
+        "unet3d",
+        description="architecture: a denoiser; vae, a video autoencoder; or the generator of a GAN",
     )
     codec: Path | None = Field(
         None, description="folder of a video autoencoder, ours or diffusers'; none: pixels are denoised"

@@ -21,6 +21,7 @@ from .. import video
 from ..config import RunConfig
 from ..data.clips import write_file
 from ..errors import Text2VideoError
+from ..sections import GANS
 from .curves import Points, chart, read_metrics, smooth
 from .metrics import MAIN
 from .shapes import ShapesResult
@@ -161,7 +162,9 @@ def _facts(result: ShapesResult, config: RunConfig | None, metrics: Mapping[str,
         rate = f", {last * batch / spent:.1f} clips a second" if spent else ""
         facts["training"] = f"{last:,} steps of {batch} clips in {clock(spent)}{rate}"
         facts["objective"] = (
-            f"{config.diffusion.prediction} prediction, {config.diffusion.schedule} schedule, "
+            "against a discriminator"
+            if config.model.kind in GANS
+            else f"{config.diffusion.prediction} prediction, {config.diffusion.schedule} schedule, "
             f"{config.diffusion.timesteps} timesteps"
         )
     for key, name in (("memory/ram_gb", "memory"), ("memory/gpu_gb", "GPU memory")):
@@ -171,7 +174,8 @@ def _facts(result: ShapesResult, config: RunConfig | None, metrics: Mapping[str,
     facts["videos"] = (
         f"{used['num_frames']} frames of {used['width']}x{used['height']} pixels, {used['fps']:g} a second"
     )
-    facts["sampling"] = f"{used['scheduler']}, {steps} steps, guidance {used['guidance_scale']:g}"
+    by_steps = f"{used['scheduler']}, {steps} steps, guidance {used['guidance_scale']:g}"
+    facts["sampling"] = by_steps if used["scheduler"] else "one step"
     facts["evaluation"] = (
         f"{len(result.rows)} videos in {clock(result.seconds)}, {result.seconds / len(result.rows):.2f} s a video"
     )

@@ -26,6 +26,7 @@ FAMILIES = {
     "LTXPipeline": "ltx_video:LTXVideo",
     "TextToVideoPipeline": "native:NativeFamily",
     "VideoAutoencoderPipeline": "autoencoder:Autoencoder",
+    "VideoGANPipeline": "gan:VideoGAN",
     "TextToVideoSDPipeline": "modelscope:ModelScope",
     "VideoToVideoSDPipeline": "modelscope:ModelScope",
     "OpenSoraPipeline": "opensora:OpenSora",

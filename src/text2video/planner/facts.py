@@ -22,14 +22,17 @@ from ..families import lora
 from ..families.autoencoder import Autoencoder, latent_shape
 from ..families.base import Family
 from ..families.frozen import Frozen
+from ..families.gan import VideoGAN
 from ..families.imports import construct
 from ..families.native import NativeFamily
 from ..families.opening import family_of, model_folder
 from ..families.pretrained import PretrainedFamily
 from ..models.codecs import IMAGE, Geometry, decode, encode, geometry_of
 from ..models.discriminator import PatchDiscriminator
+from ..models.gan import STRIDES
 from ..models.text import BuiltinTextModel, text_source
 from ..models.video_vae import VideoVAE
+from ..sections import GANS
 from ..sizes import ALL, Bucket, ShapeRules, parse_all
 from ..training.build import learning
 from ..training.from_images import inflate_frames
@@ -114,6 +117,8 @@ def facts_of(config: RunConfig) -> Facts:
         family = family_of(model_folder(config.train.init_from)) if config.train.init_from else None
         if isinstance(family, Autoencoder) or (family is None and config.model.kind == "vae"):
             return _autoencoder(config, video)
+        if family is None and config.model.kind in GANS:
+            return _gan(config, video)
         return _pretrained(config, video) if family else _new(config, video)
 
 
@@ -141,6 +146,27 @@ def _autoencoder(config: RunConfig, video: Bucket) -> Facts:
     for module in parts.values():
         module.requires_grad_(True)
     return Facts(parts, predict, video, (3, video.frames, video.height, video.width), vae.rules)
+
+
+def _gan(config: RunConfig, video: Bucket) -> Facts:
+    """Of a generator and its discriminator: what is judged are videos, real, made, and made for the generator."""
+    rules, text = ShapeRules.multiples(*STRIDES), config.text
+    rules.check(video)
+    with META:
+        generator, discriminator = VideoGAN.networks(config, video)
+        reader = BuiltinTextModel(text.vocab_size, text.text_width, text.text_layers, text.max_tokens)
+
+    def predict(x_t: Tensor, t: Tensor) -> Tensor:
+        mask = torch.ones(len(t), text.max_tokens, dtype=torch.bool)
+        caption = reader(torch.zeros(len(t), text.max_tokens, dtype=torch.long), mask).mean(1)
+        sample = generator(torch.empty(len(t), generator.noise_size(video.frames)), caption, video.frames).sample
+        judged = [discriminator(some, t, caption[:, None]) for some in (x_t, sample, sample)]
+        return sample + torch.stack([judgement.mean() for judgement in judged]).mean()
+
+    parts: dict[str, nn.Module] = {"generator": generator, "text_encoder": reader, "discriminator": discriminator}
+    for module in parts.values():
+        module.requires_grad_(True)
+    return Facts(parts, predict, video, (3, *video), rules)
 
 
 def _new(config: RunConfig, video: Bucket) -> Facts:

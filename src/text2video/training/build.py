@@ -21,16 +21,19 @@ from ..families.autoencoder import Autoencoder
 from ..families.base import Family, Opening
 from ..families.devices import choose_device
 from ..families.frozen import Frozen, prepared_settings
+from ..families.gan import VideoGAN
 from ..families.imports import construct, import_class
 from ..families.native import NativeFamily, schedule_of
 from ..families.opening import family_of, model_folder
 from ..models.codecs import Geometry
 from ..models.discriminator import PatchDiscriminator
+from ..models.gan import STRIDES
 from ..models.perceptual import ClipFeatures, LaplacianFeatures
 from ..models.transformer import VideoTransformer
-from ..sections import TrainConfig
+from ..sections import GANS, TrainConfig
 from ..sizes import Bucket, ShapeRules
 from ..streaming import block_of, is_causal
+from .adversarial import Adversarial
 from .data import Sampler
 from .from_images import check_inflated, inflate_frames, learning_along_time
 from .reconstruction import Reconstruction
@@ -92,6 +95,8 @@ def shape_rules(config: RunConfig, base: Base | None = None) -> ShapeRules:
     with torch.device("meta"):  # no memory, and nothing drawn
         if config.model.kind == "vae":
             return Autoencoder().create(config).vae.rules
+        if config.model.kind in GANS:
+            return ShapeRules.multiples(*STRIDES)
         inner = construct(NativeFamily.denoiser, config, 1).rules
     return Geometry.read(config.model.codec).rules(inner) if config.model.codec else inner
 
@@ -120,6 +125,8 @@ def build(
     """
     if config.model.kind == "vae" or (base and isinstance(base[0], Autoencoder)):
         return build_autoencoder(config, base, begun)
+    if config.model.kind in GANS or (base and isinstance(base[0], VideoGAN)):
+        return build_gan(config, captions, shape, base, begun)
     frozen = check_prepared(config, cache) if cache else Frozen()
     diffusion = config.diffusion
     if base:
@@ -193,6 +200,30 @@ def build_autoencoder(config: RunConfig, base: Base | None, begun: Path | None) 
         settings.adversarial_start,
     )
     return family, pipe, objective
+
+
+def build_gan(
+    config: RunConfig, captions: list[str], shape: Bucket, base: Base | None, begun: Path | None
+) -> tuple[Family, Any, Objective]:
+    """The same of a run that trains a generator against a discriminator."""
+    if base:
+        raise UsageError(
+            f"{config.train.init_from} and a new discriminator would not be equals. Go on with its run by --resume, or "
+            "start anew without --init_from."
+        )
+    given = {"--lora": config.lora, "--load_tensors": config.data.load_tensors, "--codec": config.model.codec}
+    given |= {"--sharding": config.train.sharding != "none", "--buckets": config.data.buckets}
+    given["--text_encoder"] = config.text.text_encoder != "builtin"
+    if names := [name for name, value in given.items() if value]:
+        raise UsageError(
+            f"A {config.model.kind} is trained whole, on pixels of one shape, with the built-in text encoder: leave "
+            f"out {' and '.join(names)}."
+        )
+    torch.manual_seed(config.seed)
+    tokenizer = AutoTokenizer.from_pretrained(begun / "tokenizer") if begun else None
+    family = VideoGAN()
+    pipe = family.create(config, captions, shape, tokenizer)
+    return family, pipe, Adversarial(pipe.discriminator)
 
 
 def forced(family: Family, pipe: Any) -> dict[str, Any]:
