@@ -34,12 +34,15 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 SHORT = shlex.split(
     "--max_steps 2 --batch_size 2 --frame_size 16 --num_frames 4 --text_width 32 --text_layers 1 --num_workers 0 "
-    "--val_samples 2 --num_samples 1 --num_inference_steps 2 --no_wandb --no_tensorboard --device cpu"
+    "--val_samples 2 --num_samples 1 --no_wandb --no_tensorboard --device cpu"
 )
 TINY = SHORT + shlex.split(
-    "--model_channels 16 --channel_mult 1 2 --attention time factorised --downsample_time false --num_res_blocks 1"
+    "--num_inference_steps 2 --model_channels 16 --channel_mult 1 2 --attention time factorised "
+    "--downsample_time false --num_res_blocks 1"
 )
-TINY_TRANSFORMER = [*SHORT, "--model_args", "{num_layers: 1, num_attention_heads: 1, attention_head_dim: 16}"]
+TINY_TRANSFORMER = SHORT + shlex.split(
+    "--num_inference_steps 2 --model_args '{num_layers: 1, num_attention_heads: 1, attention_head_dim: 16}'"
+)
 TINY_GAN = [*SHORT, "--model_args", "{channels: 8}"]
 # Verb -> options that take the place of the page's.
 SMALLER = {

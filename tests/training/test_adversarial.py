@@ -107,7 +107,7 @@ def test_recurrent_generators_make_videos_of_any_length(runs):
 @pytest.mark.parametrize("kind", GANS)
 def test_a_plan_counts_its_parts(kind, tmp_path):
     config = config_of(tmp_path, "--kind", kind, "--sample_steps", "0")
-    assert plan(config, on_gpu=False).step.flops > 0
+    assert all(plan(config, on_gpu).step.flops > 0 for on_gpu in (False, True))
 
 
 @pytest.mark.parametrize(
@@ -115,6 +115,7 @@ def test_a_plan_counts_its_parts(kind, tmp_path):
     [
         (("--text_encoder", "t5"), "--text_encoder"),
         (("--buckets", "4x16x16", "8x16x16"), "--buckets"),
+        (("--num_inference_steps", "20"), "one step: leave out --num_inference_steps"),
         (("--frame_size", "12"), "height 12"),
         (("--init_from", "RUN"), "--resume"),
     ],

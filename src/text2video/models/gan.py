@@ -8,6 +8,7 @@ arXiv:1809.11096), and judges by projection (Miyato and Koyama 2018, arXiv:1802.
 normalised (Miyato et al. 2018, arXiv:1802.05957).
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -337,9 +338,11 @@ class Normalised(Conv3d):
     """
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        with torch.autocast(input.device.type, enabled=False):
-            weight = weight / spectral_norm(weight.float())
-        return super()._conv_forward(input, weight.to(self.weight.dtype), bias)
+        kind = input.device.type
+        # a plan runs on a device without autocast
+        with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
+            weight = (weight / spectral_norm(weight.float())).to(weight.dtype)
+        return super()._conv_forward(input, weight, bias)
 
 
 def spectral_norm(weight: Tensor) -> Tensor:

@@ -208,16 +208,18 @@ def build_gan(
     """The same of a run that trains a generator against a discriminator."""
     if base:
         raise UsageError(
-            f"{config.train.init_from} and a new discriminator would not be equals. Go on with its run by --resume, or "
-            "start anew without --init_from."
+            f"A GAN begins with nothing, so that neither player is ahead, and not with {config.train.init_from}: leave "
+            "out --init_from. Its own run goes on by --resume."
         )
     given = {"--lora": config.lora, "--load_tensors": config.data.load_tensors, "--codec": config.model.codec}
     given |= {"--sharding": config.train.sharding != "none", "--buckets": config.data.buckets}
+    given["--gradient_checkpointing"] = config.train.gradient_checkpointing
     given["--text_encoder"] = config.text.text_encoder != "builtin"
+    given |= {"--num_inference_steps": config.preview.num_inference_steps, "--scheduler": config.preview.scheduler}
     if names := [name for name, value in given.items() if value]:
         raise UsageError(
-            f"A {config.model.kind} is trained whole, on pixels of one shape, with the built-in text encoder: leave "
-            f"out {' and '.join(names)}."
+            f"A {config.model.kind} is trained whole, on pixels of one shape, with the built-in text encoder, and "
+            f"makes a video in one step: leave out {' and '.join(names)}."
         )
     torch.manual_seed(config.seed)
     tokenizer = AutoTokenizer.from_pretrained(begun / "tokenizer") if begun else None
