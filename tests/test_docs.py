@@ -26,6 +26,7 @@ from text2video.cli.main import VERBS, run
 from text2video.config import FLAGS, RunConfig
 from text2video.families.opening import FAMILIES
 from text2video.models import text
+from text2video.sections import GANS
 from text2video.training import trainer
 
 ROOT = Path(__file__).parents[1]
@@ -33,12 +34,16 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 SHORT = shlex.split(
     "--max_steps 2 --batch_size 2 --frame_size 16 --num_frames 4 --text_width 32 --text_layers 1 --num_workers 0 "
-    "--val_samples 2 --num_samples 1 --num_inference_steps 2 --no_wandb --no_tensorboard --device cpu"
+    "--val_samples 2 --num_samples 1 --no_wandb --no_tensorboard --device cpu"
 )
 TINY = SHORT + shlex.split(
-    "--model_channels 16 --channel_mult 1 2 --attention time factorised --downsample_time false --num_res_blocks 1"
+    "--num_inference_steps 2 --model_channels 16 --channel_mult 1 2 --attention time factorised "
+    "--downsample_time false --num_res_blocks 1"
 )
-TINY_TRANSFORMER = [*SHORT, "--model_args", "{num_layers: 1, num_attention_heads: 1, attention_head_dim: 16}"]
+TINY_TRANSFORMER = SHORT + shlex.split(
+    "--num_inference_steps 2 --model_args '{num_layers: 1, num_attention_heads: 1, attention_head_dim: 16}'"
+)
+TINY_GAN = [*SHORT, "--model_args", "{channels: 8}"]
 # Verb -> options that take the place of the page's.
 SMALLER = {
     "demo": "--fast --output_dir runs/fast",
@@ -197,7 +202,7 @@ def smaller(config: RunConfig) -> RunConfig:
 def tiny(config: RunConfig) -> list[str]:
     """The options that make a run small; a causal autoencoder takes 4k+1 frames, and has nothing of a U-Net."""
     small = {"transformer": TINY_TRANSFORMER, "autoregressive": TINY_TRANSFORMER, "vae": SHORT, "tokenizer": SHORT}
-    own = small.get(config.model.kind, TINY)
+    own = (small | dict.fromkeys(GANS, TINY_GAN)).get(config.model.kind, TINY)
     if config.stages:  # they say themselves how long they are
         at = own.index("--max_steps")
         own = [*own[:at], *own[at + 2 :], "--stages", "{frame_size: 8, max_steps: 1}", "{max_steps: 1}"]
@@ -212,7 +217,10 @@ def scaled(verb: str, tokens: list[str]) -> list[str]:
         return [*tokens, *tiny(train_verb.read(tuple(tokens[1:]))[0])]
     if verb == "plan" and "stages" not in " ".join(tokens):
         return [*tokens, *(TINY_TRANSFORMER if "transformer" in " ".join(tokens) else TINY)]
-    options = shlex.split(SMALLER.get(verb, ""))
+    shorter = SMALLER.get(verb, "")
+    if any(kind in word for kind in GANS for word in tokens):  # its videos take one step
+        shorter = shorter.replace("--num_inference_steps 2", "")
+    options = shlex.split(shorter)
     if "runs/autoregressive-tiny" in tokens:  # trained small on this page; it has no steps
         options = ["--num_prompts", "2"] if verb == "evaluate" else []
     if "--codec" in tokens:

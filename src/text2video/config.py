@@ -189,7 +189,13 @@ def names_a_model(tokens: Sequence[str]) -> bool:
     return any(token.partition("=")[0] in ("--model", "--model_path", "--model-path") for token in tokens)
 
 
-OURS = ("AutoregressivePipeline", "TextToVideoPipeline", "VideoAutoencoderPipeline", "VideoTokenizerPipeline")
+OURS = (
+    "AutoregressivePipeline",
+    "TextToVideoPipeline",
+    "VideoAutoencoderPipeline",
+    "VideoGANPipeline",
+    "VideoTokenizerPipeline",
+)
 
 
 def made_here(model: Any) -> bool:

@@ -11,6 +11,7 @@ from .sizes import Bucket, parse_all
 Positive = Annotated[int, Field(gt=0)]
 Level = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+GANS = ("vgan", "mocogan", "dvdgan")
 # `model.kind` -> the fields of `ModelConfig` that its architecture has.
 UNET = ("model_channels", "channel_mult", "num_res_blocks", "attention", "head_dim")
 FIELDS = {
@@ -20,6 +21,7 @@ FIELDS = {
     "vae": (),
     "tokenizer": (),
     "autoregressive": ("size",),
+    **dict.fromkeys(GANS, ()),
 }
 # `model.kind` -> defaults that are others than the fields' own.
 DEFAULTS: dict[Any, dict[str, Any]] = {
@@ -135,9 +137,12 @@ class DataConfig(Section):
 class ModelConfig(Section):
     """What is trained. The architectures' classes say what each argument means: see docs/models.md."""
 
-    kind: Literal["unet3d", "latent_unet", "transformer", "vae", "tokenizer", "autoregressive"] = Field(
+    kind: Literal[
+        "unet3d", "latent_unet", "transformer", "vae", "tokenizer", "autoregressive", "vgan", "mocogan", "dvdgan"
+    ] = Field(
         "unet3d",
-        description="architecture: a denoiser; vae or tokenizer, which give back videos; autoregressive, over tokens",
+        description="architecture: a denoiser; vae or tokenizer, which give back videos; autoregressive, over tokens; "
+        "or the generator of a GAN",
     )
     codec: Path | None = Field(
         None,

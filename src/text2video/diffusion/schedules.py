@@ -43,8 +43,10 @@ DPM: dict[str, dict[str, Any]] = {
 }
 
 
-def sampler_name(scheduler: Any) -> str:
-    """Our name of a diffusers scheduler, or its class's name if it is none of ours."""
+def sampler_name(scheduler: Any) -> str | None:
+    """Our name of a diffusers scheduler, or its class's name if it is none of ours; None where a model has none."""
+    if scheduler is None:
+        return None
     if scheduler.config.get("algorithm_type") == "sde-dpmsolver++":
         return "dpm++sde"
     return next((name for name, kind in SAMPLERS.items() if kind is type(scheduler)), type(scheduler).__name__)

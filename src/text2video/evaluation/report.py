@@ -21,6 +21,7 @@ from .. import video
 from ..config import RunConfig
 from ..data.clips import write_file
 from ..errors import Text2VideoError
+from ..sections import GANS
 from .curves import Points, chart, read_metrics, smooth
 from .metrics import MAIN
 from .shapes import ShapesResult
@@ -162,7 +163,9 @@ def _facts(result: ShapesResult, config: RunConfig | None, metrics: Mapping[str,
         stages = f"{last:,} steps in {len(config.stages)} stages"  # a step holds other clips in each
         facts["training"] = stages if config.stages else f"{last:,} steps of {batch} clips in {clock(spent)}{rate}"
         facts["objective"] = (
-            f"{config.diffusion.prediction} prediction, {config.diffusion.schedule} schedule, "
+            "against a discriminator"
+            if config.model.kind in GANS
+            else f"{config.diffusion.prediction} prediction, {config.diffusion.schedule} schedule, "
             f"{config.diffusion.timesteps} timesteps"
         )
     for key, name in (("memory/ram_gb", "memory"), ("memory/gpu_gb", "GPU memory")):
@@ -172,8 +175,8 @@ def _facts(result: ShapesResult, config: RunConfig | None, metrics: Mapping[str,
         f"{used['num_frames']} frames of {used['width']}x{used['height']} pixels, {used['fps']:g} a second"
     )
     steps = used["num_inference_steps"]
-    how = "tokens one after another" if steps is None else f"{used['scheduler']}, {steps} steps"
-    facts["sampling"] = f"{how}, guidance {used['guidance_scale']:g}"
+    how = f"{used['scheduler']}, {steps} steps" if used["scheduler"] else "tokens one after another"
+    facts["sampling"] = "one step" if steps == 1 else f"{how}, guidance {used['guidance_scale']:g}"
     facts["evaluation"] = (
         f"{len(result.rows)} videos in {clock(result.seconds)}, {result.seconds / len(result.rows):.2f} s a video"
     )

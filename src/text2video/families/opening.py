@@ -28,6 +28,7 @@ FAMILIES = {
     "TextToVideoPipeline": "native:NativeFamily",
     "VideoAutoencoderPipeline": "autoencoder:Autoencoder",
     "VideoTokenizerPipeline": "autoencoder:Tokenizer",
+    "VideoGANPipeline": "gan:VideoGAN",
     "TextToVideoSDPipeline": "modelscope:ModelScope",
     "VideoToVideoSDPipeline": "modelscope:ModelScope",
     "OpenSoraPipeline": "opensora:OpenSora",

@@ -23,6 +23,7 @@ from ..families.autoencoder import AUTOENCODERS, Autoencoder, latent_shape
 from ..families.autoregressive import tokenizer_folder
 from ..families.base import Family
 from ..families.frozen import Frozen
+from ..families.gan import VideoGAN
 from ..families.imports import construct
 from ..families.native import NativeFamily, arguments
 from ..families.opening import family_of, model_folder
@@ -30,8 +31,10 @@ from ..families.pretrained import PretrainedFamily
 from ..models.autoregressive import AutoregressiveTransformer
 from ..models.codecs import IMAGE, Geometry, decode, encode, geometry_of
 from ..models.discriminator import PatchDiscriminator
+from ..models.gan import STRIDES
 from ..models.text import BuiltinTextModel, text_source, text_width
 from ..models.video_tokenizer import VideoTokenizer
+from ..sections import GANS
 from ..sizes import ALL, Bucket, ShapeRules, parse_all
 from ..training.build import learning
 from ..training.from_images import inflate_frames
@@ -118,6 +121,8 @@ def facts_of(config: RunConfig) -> Facts:
             return _autoencoder(config, video, family or AUTOENCODERS[config.model.kind]())
         if family is None and config.model.kind == "autoregressive":
             return _autoregressive(config, video)
+        if family is None and config.model.kind in GANS:
+            return _gan(config, video)
         return _pretrained(config, video) if family else _new(config, video)
 
 
@@ -182,6 +187,27 @@ def _autoregressive(config: RunConfig, video: Bucket) -> Facts:
     facts.encode = lambda: tokenizer.encode(torch.empty(1, 3, *video))
     facts.decode = lambda: tokenizer.decode(torch.zeros(1, *shape, dtype=torch.long))
     return facts
+
+
+def _gan(config: RunConfig, video: Bucket) -> Facts:
+    """Of a generator and its discriminator: what is judged are videos, real, made, and made for the generator."""
+    rules, text = ShapeRules.multiples(*STRIDES), config.text
+    rules.check(video)
+    with META:
+        generator, discriminator = VideoGAN.networks(config, video)
+        reader = BuiltinTextModel(text.vocab_size, text.text_width, text.text_layers, text.max_tokens)
+
+    def predict(x_t: Tensor, t: Tensor) -> Tensor:
+        mask = torch.ones(len(t), text.max_tokens, dtype=torch.bool)
+        caption = reader(torch.zeros(len(t), text.max_tokens, dtype=torch.long), mask).mean(1)
+        sample = generator(torch.empty(len(t), generator.noise_size(video.frames)), caption, video.frames).sample
+        judged = [discriminator(some, t, caption[:, None]) for some in (x_t, sample, sample)]
+        return sample + torch.stack([judgement.mean() for judgement in judged]).mean()
+
+    parts: dict[str, nn.Module] = {"generator": generator, "text_encoder": reader, "discriminator": discriminator}
+    for module in parts.values():
+        module.requires_grad_(True)
+    return Facts(parts, predict, video, (3, video.frames, video.height, video.width), rules)
 
 
 def _new(config: RunConfig, video: Bucket) -> Facts:

@@ -22,17 +22,20 @@ from ..families.autoregressive import Autoregressive, tokenizer_folder
 from ..families.base import Family, Opening
 from ..families.devices import choose_device
 from ..families.frozen import Frozen, prepared_settings
+from ..families.gan import VideoGAN
 from ..families.imports import construct, import_class
 from ..families.native import NativeFamily, schedule_of
 from ..families.opening import family_of, model_folder
 from ..models.codecs import Geometry
 from ..models.discriminator import PatchDiscriminator
+from ..models.gan import STRIDES
 from ..models.perceptual import ClipFeatures, LaplacianFeatures
 from ..models.transformer import VideoTransformer
 from ..models.video_tokenizer import tokenizer_rules
-from ..sections import TrainConfig
+from ..sections import GANS, TrainConfig
 from ..sizes import Bucket, ShapeRules
 from ..streaming import block_of, is_causal
+from .adversarial import Adversarial
 from .data import Sampler
 from .from_images import check_inflated, inflate_frames, learning_along_time
 from .next_token import NextToken
@@ -97,6 +100,8 @@ def shape_rules(config: RunConfig, base: Base | None = None) -> ShapeRules:
             return kind().create(config).codec.rules
         if config.model.kind == "autoregressive":
             return tokenizer_rules(tokenizer_folder(config))
+        if config.model.kind in GANS:
+            return ShapeRules.multiples(*STRIDES)
         inner = construct(NativeFamily.denoiser, config, 1).rules
     return Geometry.read(config.model.codec).rules(inner) if config.model.codec else inner
 
@@ -127,6 +132,8 @@ def build(
         return build_autoencoder(config, base, begun)
     if config.model.kind == "autoregressive" or (base and isinstance(base[0], Autoregressive)):
         return build_autoregressive(config, captions, shape, base, begun)
+    if config.model.kind in GANS or (base and isinstance(base[0], VideoGAN)):
+        return build_gan(config, captions, shape, base, begun)
     frozen = check_prepared(config, cache) if cache else Frozen()
     diffusion = config.diffusion
     if base:
@@ -233,6 +240,32 @@ def check_family(config: RunConfig, family: Family, kind: type) -> None:
             f"model.kind is {config.model.kind}, and the model in {config.train.init_from} is of the family "
             f"{family.name}. Start from a model of that kind, or leave out --kind."
         )
+
+
+def build_gan(
+    config: RunConfig, captions: list[str], shape: Bucket, base: Base | None, begun: Path | None
+) -> tuple[Family, Any, Objective]:
+    """The same of a run that trains a generator against a discriminator."""
+    if base:
+        raise UsageError(
+            f"A GAN begins with nothing, so that neither player is ahead, and not with {config.train.init_from}: leave "
+            "out --init_from. Its own run goes on by --resume."
+        )
+    given = {"--lora": config.lora, "--load_tensors": config.data.load_tensors, "--codec": config.model.codec}
+    given |= {"--sharding": config.train.sharding != "none", "--buckets": config.data.buckets}
+    given["--gradient_checkpointing"] = config.train.gradient_checkpointing
+    given["--text_encoder"] = config.text.text_encoder != "builtin"
+    given |= {"--num_inference_steps": config.preview.num_inference_steps, "--scheduler": config.preview.scheduler}
+    if names := [name for name, value in given.items() if value]:
+        raise UsageError(
+            f"A {config.model.kind} is trained whole, on pixels of one shape, with the built-in text encoder, and "
+            f"makes a video in one step: leave out {' and '.join(names)}."
+        )
+    torch.manual_seed(config.seed)
+    tokenizer = AutoTokenizer.from_pretrained(begun / "tokenizer") if begun else None
+    family = VideoGAN()
+    pipe: Any = family.create(config, captions, shape, tokenizer)
+    return family, pipe, Adversarial(pipe.discriminator)
 
 
 def forced(family: Family, pipe: Any) -> dict[str, Any]:
