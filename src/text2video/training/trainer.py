@@ -26,6 +26,7 @@ from ..families.precision import cast_layers
 from .build import (
     HALF,
     build,
+    conditions_of_run,
     has_compiler,
     learning,
     open_base,
@@ -228,9 +229,10 @@ class Trainer:
 
     def open_data(self, on_checked: Callable[[int, int], None] | None) -> RunData:
         """The run's data, checked by one process for all."""
-        rules = shape_rules(self.config, self.base)
+        rules, told = shape_rules(self.config, self.base), conditions_of_run(self.config, self.base)
         return by_first(
-            self.accelerator, partial(open_data, self.config.data, self.config.seed, rules, on_checked=on_checked)
+            self.accelerator,
+            partial(open_data, self.config.data, self.config.seed, rules, on_checked=on_checked, conditions=told),
         )
 
     def loop(self, tracker: Tracker, done: int) -> None:
