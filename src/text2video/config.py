@@ -76,7 +76,11 @@ class RunConfig(Section):
             raise ValueError(
                 "data.pack has packs wait for the next epoch: leave out train.last_batch, or leave out pack"
             )
-        unfit = {"data.pack": self.data.pack, "data.augment": self.data.augment, "data.load_tensors": self.data.load_tensors}
+        unfit = {
+            "data.pack": self.data.pack,
+            "data.augment": self.data.augment,
+            "data.load_tensors": self.data.load_tensors,
+        }
         unfit["model.kind vae"] = self.model.kind == "vae"
         if self.model.conditions and (given := [name for name, value in unfit.items() if value]):
             raise ValueError(

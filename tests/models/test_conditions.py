@@ -108,7 +108,10 @@ def test_dropout_follows_from_the_draws_and_from_nothing_else():
         denoiser, vae = some_model(UNet3D), None
 
     own = conditions_of(Pipe.denoiser)
-    raw = {name: own[name].read(value, VIEW).expand(200, *own[name].read(value, VIEW).shape) for name, value in values().items()}
+    raw = {
+        name: own[name].read(value, VIEW).expand(200, *own[name].read(value, VIEW).shape)
+        for name, value in values().items()
+    }
     x_0 = torch.zeros(200, 3, 4, 16, 16)
 
     def draws():
@@ -210,5 +213,5 @@ def test_wrong_descriptions_are_named(monkeypatch):
 
 def test_another_size_than_the_videos_is_refused():
     model = some_model(UNet3D)
-    with pytest.raises(UsageError, match="4 x 16 x 16 frames.*4 x 32 x 32"):
+    with pytest.raises(UsageError, match=r"4 x 16 x 16 frames.*4 x 32 x 32"):
         model(torch.zeros(1, 3, 4, 32, 32), 5.0, conditions=told(model, {"depth": values()["depth"]}))

@@ -16,7 +16,6 @@ from text2video.data.shapes import make_clip, render
 from text2video.errors import DataError, UsageError
 from text2video.families.opening import load, open_model
 from text2video.generation import Settings, generate
-from text2video.models.conditions import conditions_of
 from text2video.training.build import conditions_of_run
 from text2video.training.data import open_data
 from text2video.training.trainer import train
@@ -81,7 +80,7 @@ def test_a_trained_model_follows_each_and_does_without(conditioned, files):
     assert np.array_equal(whole.frames, made(conditions=files).frames)
     stronger = made(conditions=files, condition_scales={"first_frame": 5.0, "place": 1.0})
     assert not np.array_equal(whole.frames, stronger.frames)
-    with pytest.raises(UsageError, match="no condition pose.*first_frame, depth"):
+    with pytest.raises(UsageError, match=r"no condition pose.*first_frame, depth"):
         made(conditions={"pose": "x"})
     with pytest.raises(UsageError, match="no condition pose"):
         made(condition_scales={"pose": 2.0})
@@ -103,17 +102,10 @@ def test_a_transformer_is_trained_with_two(tmp_path, files):
 
 
 def test_resumed_equals_unbroken(tmp_path, tiny):
-    flags = ("--conditions", ALL, "--save_steps", "1")
+    flags = ("--conditions", ALL, "--save_steps", "1", "--lr_schedule", "constant", "--eval_steps", "9")
     unbroken = train(tiny("--max_steps", "2", *flags, output_dir=tmp_path / "unbroken"))
-    config = tiny("--max_steps", "2", *flags, output_dir=tmp_path / "broken")
-    config.train.max_steps = 1
-    config.optim.lr_schedule = "constant"
-    other = tiny("--max_steps", "2", *flags, output_dir=tmp_path / "other")
-    other.optim.lr_schedule = "constant"
-    unbroken = train(other)
-    train(config)
-    config.train.max_steps = 2
-    resumed = train(config, resume=True)
+    train(tiny("--max_steps", "1", *flags, output_dir=tmp_path / "broken"))
+    resumed = train(tiny("--max_steps", "2", *flags, output_dir=tmp_path / "broken"), resume=True)
     name = "unet/diffusion_pytorch_model.safetensors"
     before, after = load_file(unbroken / name), load_file(resumed / name)
     assert all(torch.equal(value, after[key]) for key, value in before.items())
@@ -181,7 +173,8 @@ def test_folders_hold_a_file_for_each_clip(folder):
 
 
 def test_columns_hold_files_and_values(folder):
-    given = f"{{depth: {{source: map}}, place: {{kind: vector, args: {{size: 2}}}}, look: {{kind: class, source: shape, args: {SHAPES}}}}}"
+    look = f"look: {{kind: class, source: shape, args: {SHAPES}}}"
+    given = f"{{depth: {{source: map}}, place: {{kind: vector, args: {{size: 2}}}}, {look}}}"
     (folder / "shape").rename(folder / "other")
     data = opened("--dataset_file", folder / "clips.csv", "--conditions", given).train
     for index in range(4):
@@ -201,12 +194,12 @@ def test_a_clip_that_lacks_one_is_left_out_and_named(folder):
 def test_what_is_nowhere_is_said(folder):
     with pytest.raises(DataError, match="no folder 'mask'"):
         opened("--data_dir", folder, "--conditions", "[mask]")
-    with pytest.raises(DataError, match="several files for videos/clip-1.mp4"):
-        (folder / "depth" / "clip-1.png").write_bytes(b"")
+    (folder / "depth" / "clip-1.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"several files for videos/clip-1\.mp4"):
         opened("--data_dir", folder, "--conditions", "[depth]")
-    with pytest.raises(DataError, match="does not tell 'weather'.*first_frame"):
+    with pytest.raises(DataError, match=r"does not tell 'weather'.*first_frame"):
         opened("--shapes", "--clips", "4", "--conditions", "{weather: {kind: mask}}")
-    with pytest.raises(UsageError, match="leave out data.augment"):
+    with pytest.raises(UsageError, match=r"leave out data\.augment"):
         opened("--data_dir", folder, "--augment", "--conditions", "[depth]")
 
 
@@ -219,8 +212,6 @@ def test_the_demo_world_tells_what_is_true():
         assert (told["first_frame"][:, 5] - levels[:, 0]).abs().max() < 1
         inside = told["depth"][0] > 200
         assert inside.any((1, 2)).all()
-        assert torch.equal(inside, told["depth"][0] > 200)
         bright = levels.amax(0)  # things are brighter than the background
         assert bright[inside].float().mean() > bright[~inside].float().mean() + 60
         assert (told["mask"][0] > 0)[inside].float().mean() > 0.99
-    assert conditions_of(None) == {}

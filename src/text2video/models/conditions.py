@@ -1,9 +1,10 @@
 """What a video is made by besides its caption: a first frame, depth, a mask, a sound, a class, any vector.
 
-Each kind is one small class. It reads a file or value of one clip (`read`), brings a batch of these to the form in which
-the denoiser is told it (`encode`), and there enters as channels beside the video's, as an addition to the embedding of
-the caption, or as both (`forward`). In the form that the denoiser is told, **all zeros mean: not given**. So a condition
-that is dropped in training, one that is left out in generation, and what guidance compares with, are the same.
+Each kind is one small class. It reads a file or value of one clip (`read`), brings a batch of these to the form in
+which the denoiser is told it (`encode`), and there enters as channels beside the video's, as an addition to the
+embedding of the caption, or as both (`forward`). In the form that the denoiser is told, **all zeros mean: not given**.
+So a condition that is dropped in training, one that is left out in generation, and what guidance compares with, are the
+same.
 
 Channels beside the video as in Saharia et al. 2022 (arXiv:2104.07636) and, for a first frame that is laid beside every
 frame, Blattmann et al. 2023 (arXiv:2311.15127); a sum of embeddings as in Dhariwal and Nichol 2021 (arXiv:2105.05233).
@@ -206,13 +207,15 @@ class Vector(Condition):
         self.embed = nn.Linear(self.size + 1, width, bias=False)
 
     def read(self, value: Any, view: View) -> Tensor:
-        """float32 `[size + 1]`, the last one 1; `value` is numbers, as such or as text, or a .npy, .json or .txt file."""
+        """float32 `[size + 1]`, the last one 1; `value` is numbers, as such or as text, or a .npy, .json, .txt file."""
         try:
             numbers = np.asarray(_numbers(value), dtype=np.float32)
         except (ValueError, TypeError, OSError) as error:
             raise DataError(f"{str(value)[:60]!r} holds no numbers: {error}.") from None
         if numbers.shape != (self.size,) or not np.isfinite(numbers).all():
-            raise DataError(f"{str(value)[:60]!r} holds numbers of shape {list(numbers.shape)}: give {self.size}, finite.")
+            raise DataError(
+                f"{str(value)[:60]!r} holds numbers of shape {list(numbers.shape)}: give {self.size}, finite."
+            )
         return F.pad(torch.from_numpy(numbers.copy()), (0, 1), value=1.0)
 
     def forward(self, told: Tensor, shape: Sequence[int]) -> Entry:
@@ -233,7 +236,9 @@ class Class(Condition):
         super().__init__(**usual)
         self.names = [str(name) for name in names] or [str(number) for number in range(count)]
         if not self.names:
-            raise ModelError("A condition of the kind class has no classes. Give it args: {names: [...]} or {count: 10}.")
+            raise ModelError(
+                "A condition of the kind class has no classes. Give it args: {names: [...]} or {count: 10}."
+            )
 
     def build(self, channels: int, width: int) -> None:
         """A row for each, and zeros for none."""

@@ -1,4 +1,4 @@
-"""What else can be told of a scene of the demo world, as conditions: its depth, its sound, the names of what is in it."""
+"""What else can be told of a scene of the demo world, as conditions: depth, sound, the names of what is in it."""
 
 from collections.abc import Callable
 
@@ -65,6 +65,6 @@ def require(source: str) -> None:
     """Raises DataError for what the demo world does not tell."""
     if source not in (*SIGNALS, "first_frame"):
         raise DataError(
-            f"The demo world does not tell {source!r}. It tells: first_frame, {', '.join(SIGNALS)}. Name one of them as "
-            "the condition's source."
+            f"The demo world does not tell {source!r}. It tells: first_frame, {', '.join(SIGNALS)}. Name one of them "
+            "as the condition's source."
         )
