@@ -30,8 +30,9 @@ class TextVideoDataset(Dataset[dict[str, Any]]):
     """Captioned clips for training.
 
     An item is `{"video": float32 [C, T, H, W] in [-1, 1], "caption": str, "id": str, "conditions": {}}`, with the
-    `conditions` that are asked for as name -> tensor. It is asked for by `dataset[index]` (epoch 0) or `dataset[index, epoch]`. A picture is a clip of one frame (T = 1): `shape`
-    tells a sampler, so that a batch has one shape.
+    `conditions` that are asked for as name -> tensor. It is asked for by `dataset[index]` (epoch 0) or
+    `dataset[index, epoch]`. A picture is a clip of one frame (T = 1): `shape` tells a sampler, so that a batch has one
+    shape.
 
     A clip that cannot be decoded is replaced by the next one of the same shape, and named once in the log.
 
