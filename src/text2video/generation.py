@@ -74,6 +74,8 @@ class Recipe:
         settings = {k: v for k, v in asdict(self.settings).items() if k not in ("seed", "num_videos_per_prompt")}
         files = ("image", "last_image", "video")
         settings = {k: str(v) if k in files else v for k, v in settings.items() if v is not None and v != {}}
+        if told := settings.get("conditions"):
+            settings["conditions"] = {name: _written(value) for name, value in told.items()}
         return {"prompt": self.prompt, "seed": self.seed, "model": self.model, **settings}
 
 
@@ -293,6 +295,13 @@ def save(
         written.append(path.with_name(f"{path.stem}_sheet.png"))
         video.contact_sheet(written[-1], [result.frames])
     return written
+
+
+def _written(value: Any) -> Any:
+    """A condition's value as JSON can hold it; of one that is no file, name or number, what it was."""
+    if isinstance(value, Path):
+        return str(value)
+    return value if isinstance(value, str | int | float | list) else f"a {type(value).__name__}"
 
 
 def _write_settings(path: Path, result: Recipe) -> Path:

@@ -194,7 +194,9 @@ def test_a_clip_that_lacks_one_is_left_out_and_named(folder):
 def test_what_is_nowhere_is_said(folder):
     with pytest.raises(DataError, match="no folder 'mask'"):
         opened("--data_dir", folder, "--conditions", "[mask]")
-    (folder / "depth" / "clip-1.png").write_bytes(b"")
+    for name in ("clip-1.png", "clip-1.gif"):
+        (folder / "depth" / name).write_bytes(b"")
+    (folder / "depth" / "clip-1.mp4").unlink()
     with pytest.raises(DataError, match=r"several files for videos/clip-1\.mp4"):
         opened("--data_dir", folder, "--conditions", "[depth]")
     with pytest.raises(DataError, match=r"does not tell 'weather'.*first_frame"):

@@ -36,11 +36,14 @@ class View:
     known: Video | None = None
 
     def of(self, path: str | os.PathLike) -> Video:
-        """The frames of a file, `[num_frames, height, width, 3]`. VideoError as `sample`."""
+        """The frames of a file, `[num_frames, height, width, 3]`: all of it, where no clip says which part.
+
+        VideoError as `sample`.
+        """
         return sample(
             path,
             self.num_frames,
-            fps=self.fps,
+            fps=None if self.path is None else self.fps,
             height=self.height,
             width=self.width,
             rng=None if self.seed is None else np.random.default_rng(self.seed),
@@ -63,7 +66,7 @@ class View:
     def edges(self, seconds: float) -> np.ndarray:
         """When each frame begins, and the last one ends: rising `[num_frames + 1]`, of something that long.
 
-        Where there is neither a clip nor a frame rate, the frames share all of the time.
+        Without a clip they begin with the sound, and without a frame rate share all of its time.
         """
         if self.path is not None and self.num_frames > 1:
             times = self.own.times
