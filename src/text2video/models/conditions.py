@@ -277,7 +277,8 @@ class Conditions(nn.ModuleDict):
     """
 
     def __init__(self, described: Mapping[str, Mapping[str, Any]] | None, channels: int, width: int):
-        super().__init__({name: make(name, **own) for name, own in (described or {}).items()})
+        # by name, as a saved configuration has them: in another order weights would meet other channels
+        super().__init__({name: make(name, **own) for name, own in sorted((described or {}).items())})
         self.width = width
         for condition in self.each().values():
             condition.build(channels, width)
