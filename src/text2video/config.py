@@ -81,6 +81,17 @@ class RunConfig(Section):
             raise ValueError(
                 "data.pack has packs wait for the next epoch: leave out train.last_batch, or leave out pack"
             )
+        unfit = {
+            "data.pack": self.data.pack,
+            "data.augment": self.data.augment,
+            "data.load_tensors": self.data.load_tensors,
+        }
+        unfit["model.kind vae"] = self.model.kind == "vae"
+        if self.model.conditions and (given := [name for name, value in unfit.items() if value]):
+            raise ValueError(
+                f"model.conditions go with clips of one size in a batch that are read as they are: leave out "
+                f"{' and '.join(given)}, or leave out the conditions"
+            )
         if self.optim.spatial != "free" and (self.lora is not None or self.train.init_from is None):
             raise ValueError(
                 f"optim.spatial {self.optim.spatial} keeps the layers of a model of images, or nearly so, and trains "

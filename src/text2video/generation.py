@@ -20,7 +20,7 @@ from torch import Tensor
 from . import video
 from .diffusion.schedules import sampler_name
 from .errors import UsageError
-from .families.base import Defaults, Family, Streams
+from .families.base import Conditioned, Defaults, Family, Streams
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class Settings:
         image, last_image: files with the first and the last frame, of models that take them.
         video: file of the video to start from, and `strength`, from 0 to 1, how much of it is made anew.
         options: settings that only some families of models have, by name.
+        conditions: of models that were trained with conditions: name -> file or value; see `models.conditions`.
+        condition_scales: name -> how closely to follow it; 1 is as learned.
     """
 
     negative_prompt: str | None = None
@@ -47,6 +49,8 @@ class Settings:
     video: Path | None = None
     strength: float | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    conditions: Mapping[str, Any] = field(default_factory=dict)
+    condition_scales: Mapping[str, float] = field(default_factory=dict)
     seed: int = 0
     num_videos_per_prompt: int = 1
 
@@ -70,6 +74,8 @@ class Recipe:
         settings = {k: v for k, v in asdict(self.settings).items() if k not in ("seed", "num_videos_per_prompt")}
         files = ("image", "last_image", "video")
         settings = {k: str(v) if k in files else v for k, v in settings.items() if v is not None and v != {}}
+        if told := settings.get("conditions"):
+            settings["conditions"] = {name: _written(value) for name, value in told.items()}
         return {"prompt": self.prompt, "seed": self.seed, "model": self.model, **settings}
 
 
@@ -146,6 +152,8 @@ def stream(
         raise UsageError(f"A {family.name} model makes its videos whole: leave out --stream.")
     if settings.image or settings.last_image or settings.video:
         raise UsageError("A stream begins with noise: leave out --image, --last_image and --video.")
+    if settings.conditions or settings.condition_scales:
+        raise UsageError("A stream follows its prompt alone: leave out --condition and --condition_scale, or --stream.")
     own = pipe.scheduler
     wanted = [prompt for prompt in prompts for _ in range(settings.num_videos_per_prompt)]
     for number, prompt in enumerate(wanted):
@@ -185,6 +193,11 @@ def _check(family: Family, pipe: Any, prompts: Sequence[str], settings: Settings
     if unknown := sorted(set(settings.options) - family.options):
         able = f"It has {', '.join(sorted(family.options))}." if family.options else "It has no options of its own."
         raise UsageError(f"A {family.name} model has no {', '.join(unknown)}. {able}")
+    named = {*settings.conditions, *settings.condition_scales}
+    own = family.own_conditions(pipe) if named and isinstance(family, Conditioned) else {}
+    if unknown := sorted(named - set(own)):
+        known = f"It has {', '.join(own)}." if own else "It was trained with none."
+        raise UsageError(f"This model has no condition {', '.join(unknown)}. {known}")
 
 
 def _generate(
@@ -198,6 +211,8 @@ def _generate(
 ) -> Iterator[Generated]:
     names = [field.name for field in fields(Defaults)]
     asked = {name: getattr(settings, name) for name in names} | given(settings) | dict(settings.options)
+    if settings.conditions:
+        asked |= {"conditions": settings.conditions, "condition_scales": settings.condition_scales}
     wanted = [prompt for prompt in prompts for _ in range(settings.num_videos_per_prompt)]
     for first in range(0, len(wanted), batch_size):
         some = wanted[first : first + batch_size]
@@ -283,6 +298,13 @@ def save(
         written.append(path.with_name(f"{path.stem}_sheet.png"))
         video.contact_sheet(written[-1], [result.frames])
     return written
+
+
+def _written(value: Any) -> Any:
+    """A condition's value as JSON can hold it; of one that is no file, name or number, what it was."""
+    if isinstance(value, Path):
+        return str(value)
+    return value if isinstance(value, str | int | float | list) else f"a {type(value).__name__}"
 
 
 def _write_settings(path: Path, result: Recipe) -> Path:

@@ -22,12 +22,14 @@ from .models import text as text
 from .models import transformer as transformer
 from .models import unet3d as unet3d
 from .models import video_vae as video_vae
-from .models.codecs import OURS, Geometry, decode, geometry_of
+from .models.codecs import OURS, Geometry, decode, encode, geometry_of
+from .models.conditions import conditions_of, keywords
 from .models.text import TextEncoder
 from .sizes import ShapeRules
 from .streaming import Asking, Plan, stream
 from .text_pipelines import DENOISERS, TextPipeline, TextToVideoOutput
 from .text_pipelines import aligned as aligned
+from .video import View
 
 
 class TextToVideoPipeline(TextPipeline):
@@ -117,6 +119,9 @@ class TextToVideoPipeline(TextPipeline):
         guidance_scale: float | None = None,
         guidance_interval: Sequence[float] | None = None,
         condition: dict[str, Tensor] | None = None,
+        conditions: Mapping[str, Any] | None = None,
+        condition_scales: Mapping[str, float] | None = None,
+        fps: float | None = None,
         on_step: Callable[[int, int, Tensor], None] | None = None,
     ) -> Tensor:
         """One video for each prompt and generator, as a batch: `[B, C, T, H, W]` float32 in [-1, 1].
@@ -127,24 +132,33 @@ class TextToVideoPipeline(TextPipeline):
             guidance_interval: lowest and highest noise level with guidance, as parts of the schedule: 0 is clean, 1
                 pure noise.
             condition: further keyword arguments of the denoiser, first axis B.
+            conditions: of all videos alike: name -> what its kind can read, such as a file, frames or a name; those
+                that are left out are not given.
+            condition_scales: name -> how closely to follow it, in place of the model's own; 1 is as learned.
+            fps: when the frames are, for conditions in time such as a sound; None: they share all of it.
             on_step: called with (step, steps, x_t).
 
         Raises:
-            UsageError: the size or the number of frames is none that the denoiser's strides allow.
+            UsageError: the size or the number of frames is none that the denoiser's strides allow, or the model has no
+                such condition.
+            DataError, VideoError: a condition cannot be read.
         """
         config: Any = self.config
         channels: int = self.denoiser.config["in_channels"]
         shape: tuple[int, ...] = (num_frames or config.num_frames, height or config.height, width or config.width)
         self.rules.check(shape)
+        told = self.read_conditions(conditions or {}, View(*shape, fps=fps), len(prompts))
         if self.vae is not None:
             shape = geometry_of(self.vae).latent_shape(shape)
         scale, interval = self.guidance(guidance_scale, guidance_interval)
         device = self._execution_device
         noise = torch.stack([torch.randn((channels, *shape), generator=g, device=g.device) for g in generators])
 
-        negative, ask = self.encode_prompts(prompts, negative_prompt, scale, condition or {})
+        negative, ask = self.encode_prompts(prompts, negative_prompt, scale, {**(condition or {}), **told})
+        scales = self.condition_scales(condition_scales or {})
+        without = [(scales[name], {**ask, name: torch.zeros_like(value)}) for name, value in told.items()]
         x_0 = sample(
-            guided(self.predict, scale, negative, interval),
+            guided(self.predict, scale, negative, interval, without),
             self.scheduler,
             noise.to(device),
             ask,
@@ -187,6 +201,33 @@ class TextToVideoPipeline(TextPipeline):
         how = Asking(prompt, negative_prompt, scale, interval, num_inference_steps)
         return stream(self, plan, how, generator or torch.Generator().manual_seed(torch.seed() % 2**63))
 
+    def read_conditions(self, conditions: Mapping[str, Any], view: View, videos: int) -> dict[str, Tensor]:
+        """What the denoiser is told of conditions, the same for so many videos; arguments as of `sample`."""
+        own = conditions_of(self.denoiser)
+        self._check_conditions(conditions)
+        device = self._execution_device
+        told = {}
+        for name, value in conditions.items():
+            if value is None:
+                raise UsageError(f"The condition {name} has no value. Give it one, or leave it out.")
+            values = own[name].read(value, view)[None].to(device)
+            told[name] = own[name].encode(values, self._encoded).repeat_interleave(videos, 0)
+        return told
+
+    def condition_scales(self, scales: Mapping[str, float]) -> dict[str, float]:
+        """The guidance scale of each condition of the model, its own where none is given."""
+        self._check_conditions(scales)
+        return {name: scales.get(name, own.guidance_scale) for name, own in conditions_of(self.denoiser).items()}
+
+    def _check_conditions(self, names: Mapping[str, Any]) -> None:
+        own = conditions_of(self.denoiser)
+        if unknown := sorted(set(names) - set(own)):
+            known = f"It has {', '.join(own)}." if own else "It has none: train one with model.conditions."
+            raise UsageError(f"This model has no condition {' and no '.join(unknown)}. {known}")
+
+    def _encoded(self, video: Tensor) -> Tensor:
+        return video if self.vae is None else encode(self.vae, video).mean
+
     def guidance(self, scale: float | None, interval: Sequence[float] | None) -> tuple[float, tuple[float, float]]:
         """The guidance scale, and its lowest and highest timestep; the pipeline's own where None is given."""
         config: Any = self.config
@@ -203,7 +244,7 @@ class TextToVideoPipeline(TextPipeline):
         # what diffusers' caches keep is of one batch: with guidance it is twice as large as without
         caching = getattr(self.denoiser, "cache_context", None)
         with caching(f"batch of {len(x_t)}") if caching else nullcontext():
-            return self.denoiser(x_t.to(dtype), t, **given, **how, return_dict=False)[0]
+            return self.denoiser(x_t.to(dtype), t, **keywords(self.denoiser, given), **how, return_dict=False)[0]
 
     @torch.no_grad()
     def __call__(
@@ -218,6 +259,8 @@ class TextToVideoPipeline(TextPipeline):
         guidance_interval: Sequence[float] | None = None,
         num_videos_per_prompt: int = 1,
         generator: torch.Generator | list[torch.Generator] | None = None,
+        conditions: Mapping[str, Any] | None = None,
+        condition_scales: Mapping[str, float] | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
     ) -> TextToVideoOutput | tuple[Any]:
@@ -225,6 +268,7 @@ class TextToVideoPipeline(TextPipeline):
 
         Args:
             generator: one for each video, or one from which the videos draw in turn.
+            conditions, condition_scales: see `sample`.
             output_type: "pil": lists of images; "np": `[B, T, H, W, C]` in [0, 1]; "pt": `[B, T, C, H, W]` in [0, 1].
         """
         return self.videos(
@@ -240,6 +284,9 @@ class TextToVideoPipeline(TextPipeline):
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
             guidance_interval=guidance_interval,
+            conditions=conditions,
+            condition_scales=condition_scales,
+            fps=self.config["fps"],
         )
 
     def use_sampler(self, name: str) -> None:

@@ -134,6 +134,16 @@ class DataConfig(Section):
         return names
 
 
+class ConditionConfig(Section):
+    """One thing that videos are made by besides their captions."""
+
+    kind: str | None = Field(None, description="see `models.conditions`, or your class as module:Class; none: its name")
+    source: str | None = Field(None, description="folder with a file a clip, or column of the table; none: its name")
+    dropout: Fraction = Field(0.1, description="share of clips that are not told it")
+    guidance_scale: float = Field(1.0, description="how closely to follow it in generation; 1: as learned")
+    args: dict[str, Any] = Field({}, description="further arguments of its kind")
+
+
 class ModelConfig(Section):
     """What is trained. The architectures' classes say what each argument means: see docs/models.md."""
 
@@ -171,6 +181,17 @@ class ModelConfig(Section):
         "3d", description="3D convolutions, space then time, or 2d: single frames"
     )
     head_dim: Positive = Field(64, description="width of an attention head")
+
+    conditions: dict[str, ConditionConfig] = Field(
+        {}, description="what videos are made by besides captions: {name: {kind: ..., dropout: ...}}"
+    )
+
+    @field_validator("conditions", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        if isinstance(value, list | tuple) and all(isinstance(name, str) for name in value):
+            return {name: {} for name in value}
+        return {name: own or {} for name, own in value.items()} if isinstance(value, dict) else value
 
     @model_validator(mode="before")
     @classmethod

@@ -9,7 +9,7 @@ import torch
 from ..config import RunConfig
 from ..families.base import Family
 from ..sizes import Bucket
-from ..training.build import build, learning, open_base, shape_rules, steps_in_all, tokens_of
+from ..training.build import build, conditions_of_run, learning, open_base, shape_rules, steps_in_all, tokens_of
 from ..training.data import RunData, Sampler, collate, encoded, open_data, sampler_of
 
 
@@ -29,7 +29,8 @@ def describe(config: RunConfig) -> str:
 def facts(config: RunConfig) -> list[str]:
     """Lines on a run without stages, or on one of its stages."""
     base = open_base(config)
-    data = open_data(config.data, config.seed, shape_rules(config, base))
+    rules, told = shape_rules(config, base), conditions_of_run(config, base)
+    data = open_data(config.data, config.seed, rules, conditions=told)
     family, pipe, _ = build(config, data.captions, data.shape, base, cache=data.cache)
     learning(config, family, pipe)
     processes = int(os.environ.get("WORLD_SIZE", "1"))

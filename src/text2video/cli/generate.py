@@ -11,7 +11,7 @@ from cyclopts.types import PositiveInt
 from ..errors import UsageError
 from .answering import AS_GIVEN, Polishing
 from .prompts import ask, asked_prompts, read_prompts
-from .sampling import AS_TRAINED, AS_USUAL, NO_OPTIONS, Opened, Options, Sampling
+from .sampling import AS_TRAINED, AS_USUAL, NO_OPTIONS, Opened, Options, Sampling, numbers, pairs
 from .terminal import progress, say
 
 
@@ -79,6 +79,8 @@ def generate(
         import_class(model_class)
     values = asdict(sampling)
     side, seed = values.pop("frame_size"), values.pop("seed")
+    values["conditions"] = pairs(values.pop("condition"), "condition")
+    values["condition_scales"] = numbers(values.pop("condition_scale"), "condition_scale")
     values |= {"height": sampling.height or side, "width": sampling.width or side}
     videos = Videos(model, device, dtype, opened.opening(), output_dir, output_video, extras, batch_size)
     for asked in [wanted] if wanted else asked_prompts():

@@ -7,6 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter, validators
 from cyclopts.types import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
+from ..errors import UsageError
+
+EXAMPLES = {"condition": "first_frame=picture.png", "condition_scale": "first_frame=2"}
+
 if TYPE_CHECKING:
     from ..families.base import Opening
 
@@ -31,6 +35,8 @@ class Sampling:
         last_image: Picture that it ends with.
         video: Video to start from, for models that take one.
         strength: How much of that video is made anew, above 0 and up to 1.
+        condition: NAME=FILE or NAME=VALUE, one or more: conditions of a model that was trained with some.
+        condition_scale: NAME=NUMBER, one or more: how closely to follow a condition; 1 is as learned.
         seed: Seed of the first video; each following one has the next number.
         num_videos_per_prompt: Videos of each prompt.
     """
@@ -49,11 +55,34 @@ class Sampling:
     last_image: Path | None = None
     video: Path | None = None
     strength: PositiveFloat | None = None
+    condition: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None
+    condition_scale: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None
     seed: Annotated[int, Parameter(validator=validators.Number(gte=0, lt=2**62))] = 0
     num_videos_per_prompt: PositiveInt = 1
 
 
 AS_TRAINED = Sampling()
+
+
+def pairs(given: list[str] | None, option: str) -> dict[str, str]:
+    """`NAME=VALUE` as name -> value, as they are typed after `--option`."""
+    found: dict[str, str] = {}
+    for text in given or []:
+        name, equals, value = text.partition("=")
+        if not name or not equals or not value:
+            raise UsageError(f"--{option} is {text!r}. Write NAME=VALUE, as in --{option} {EXAMPLES[option]}.")
+        if name in found:
+            raise UsageError(f"--{option} names {name} twice. Give it once.")
+        found[name] = value
+    return found
+
+
+def numbers(given: list[str] | None, option: str) -> dict[str, float]:
+    """The same with numbers."""
+    try:
+        return {name: float(value) for name, value in pairs(given, option).items()}
+    except ValueError as error:
+        raise UsageError(f"--{option} takes numbers, as in {EXAMPLES[option]}: {error}.") from None
 
 
 @Parameter(name="*")

@@ -31,8 +31,8 @@ class CropDataset(TextVideoDataset):
         self._infos: dict[str, video_files.VideoInfo] = {}
         self._clips: dict[str, video_files.Video | None] = {}  # None: there is no room for it
 
-    def _frames(self, clip: Clip, shape: tuple[int, int, int], epoch: int) -> np.ndarray:
-        count, height, width = shape
+    def _frames(self, clip: Clip, view: video_files.View, epoch: int) -> np.ndarray:
+        count, height, width = view.num_frames, view.height, view.width
         if (info := self._infos.get(clip.id)) is None:
             info = self._infos[clip.id] = video_files.probe(clip.path)
         rate = self.fps or info.fps

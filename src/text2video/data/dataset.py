@@ -6,7 +6,7 @@ nothing else, so that any number of workers gives the same run, and a resumed ru
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -19,6 +19,7 @@ from .. import video as video_files
 from ..errors import DataError, UsageError, VideoError
 from .clips import Clip, Manifest, stable_hash
 from .columns import ClipColumns
+from .conditions import Source
 from .flips import stays_true_when_flipped, vary_text
 from .layouts import read_layout
 
@@ -28,9 +29,10 @@ log = logging.getLogger(__name__)
 class TextVideoDataset(Dataset[dict[str, Any]]):
     """Captioned clips for training.
 
-    An item is `{"video": float32 [C, T, H, W] in [-1, 1], "caption": str, "id": str, "conditions": {}}`. It is asked
-    for by `dataset[index]` (epoch 0) or `dataset[index, epoch]`. A picture is a clip of one frame (T = 1): `shape`
-    tells a sampler, so that a batch has one shape.
+    An item is `{"video": float32 [C, T, H, W] in [-1, 1], "caption": str, "id": str, "conditions": {}}`, with the
+    `conditions` that are asked for as name -> tensor. It is asked for by `dataset[index]` (epoch 0) or
+    `dataset[index, epoch]`. A picture is a clip of one frame (T = 1): `shape` tells a sampler, so that a batch has one
+    shape.
 
     A clip that cannot be decoded is replaced by the next one of the same shape, and named once in the log.
 
@@ -52,6 +54,8 @@ class TextVideoDataset(Dataset[dict[str, Any]]):
             in the middle. They are decoded once.
         as_levels: where frames are not varied, hand out `video` as uint8 levels, a quarter of the bytes for loaders to
             pass on; `to_float` makes the floats of it.
+        conditions: name -> what else a clip is made by, and where it lies, see `conditions.find`. They are read anew in
+            every epoch.
 
     Raises:
         UsageError: a count or size below 1.
@@ -75,6 +79,7 @@ class TextVideoDataset(Dataset[dict[str, Any]]):
         random_window: bool = True,
         cache_gb: float = 1.0,
         as_levels: bool = False,
+        conditions: Mapping[str, Source] | None = None,
     ):
         self.num_frames = num_frames
         self.height, self.width = height or frame_size, width or frame_size
@@ -102,8 +107,9 @@ class TextVideoDataset(Dataset[dict[str, Any]]):
         self.short: Literal["repeat_last", "loop", "error"] = short
         self.random_window = random_window
         self.as_levels = as_levels
+        self.conditions = dict(conditions or {})
         self.unreadable: dict[str, str] = {}  # clip id -> why another took its place
-        self._cache: dict[str, np.ndarray] = {}
+        self._cache: dict[str, video_files.Video] = {}
         self._cache_left = int(cache_gb * 1e9)
 
     @classmethod
@@ -136,36 +142,33 @@ class TextVideoDataset(Dataset[dict[str, Any]]):
             if clip.id in self.unreadable or self.shape(candidate) != shape:
                 continue
             try:
-                frames = self._frames(clip, shape, epoch)
+                view = self._view(clip, shape, epoch)
+                frames = self._frames(clip, view, epoch)
+                told = {name: source.of(clip.id, view) for name, source in self.conditions.items()}
             except Exception as error:  # a decoder meets any bytes and may answer with any error
-                self.unreadable[clip.id] = reason = str(error) if isinstance(error, VideoError) else repr(error)
+                known = isinstance(error, VideoError | DataError)
+                self.unreadable[clip.id] = reason = str(error) if known else repr(error)
                 log.warning("%s is left out, the next clip takes its place: %s", clip.id, reason)
             else:
-                return self._item(clip, frames, epoch)
+                item = self._item(clip, frames, epoch)
+                return item | {"conditions": item["conditions"] | told}
         clip = self.clips[index]
         raise DataError(
             f"No clip of {shape[0]} frames of {shape[2]}x{shape[1]} pixels can be read. {clip.id}: "
             f"{self.unreadable[clip.id]} `text2video data check` says what is wrong with each."
         )
 
-    def _frames(self, clip: Clip, shape: tuple[int, int, int], epoch: int) -> np.ndarray:
-        """uint8 `[T, H, W, 3]`."""
-        if clip.id in self._cache:
-            return self._cache[clip.id]
+    def _view(self, clip: Clip, shape: tuple[int, int, int], epoch: int) -> video_files.View:
         drawn = self.random_window and self.fps is not None
-        frames = video_files.sample(
-            clip.path,
-            shape[0],
-            fps=self.fps,
-            height=shape[1],
-            width=shape[2],
-            rng=self._rng("window", epoch, clip) if drawn else None,
-            start=clip.start,
-            end=clip.end,
-            short=self.short,
-        ).frames
-        if not drawn and frames.nbytes <= self._cache_left:
-            self._cache[clip.id] = frames
+        seed = stable_hash("window", self.seed, epoch, clip.id) if drawn else None
+        known = self._cache.get(clip.id)
+        return video_files.View(*shape, self.fps, clip.start, clip.end, self.short, seed, clip.path, known)
+
+    def _frames(self, clip: Clip, view: video_files.View, epoch: int) -> np.ndarray:
+        """uint8 `[T, H, W, 3]`."""
+        frames = view.own.frames
+        if view.known is None and view.seed is None and frames.nbytes <= self._cache_left:
+            self._cache[clip.id] = view.own
             self._cache_left -= frames.nbytes
         return frames
 

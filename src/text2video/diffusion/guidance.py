@@ -17,27 +17,44 @@ _OURS = {theirs: ours for ours, theirs in PREDICTIONS.items()}
 
 
 def guided(
-    predict: Predict, scale: float, negative: dict[str, Any] | None, interval: tuple[float, float] | None = None
+    predict: Predict,
+    scale: float,
+    negative: dict[str, Any] | None,
+    interval: tuple[float, float] | None = None,
+    others: Sequence[tuple[float, dict[str, Any]]] = (),
 ) -> Predict:
-    """A prediction pushed away from the negative condition: negative + scale (positive - negative).
+    """A prediction pushed away from what it would be without one condition or another, each with a scale of its own:
 
-    Both are predicted in one call of twice the batch. Without a negative condition, or at scale 1, nothing changes.
+        positive + sum of (scale - 1) (positive - without)
+
+    With the caption alone that is classifier-free guidance. All are predicted in one call of so many times the batch;
+    at scale 1 nothing is pushed away from. A sum of differences as in Liu et al. 2022 (arXiv:2206.01714), each taken
+    where all other conditions are given, as the caption's is in Brooks et al. 2023 (arXiv:2211.09800).
 
     Args:
+        scale, negative: of the caption; None: there is none to push away from.
         interval: the lowest and the highest timestep with guidance; at the others the prediction is the plain one.
             Guidance at little noise drives colours too far, and at the most noise it takes variety (Kynkäänniemi et
             al. 2024, arXiv:2404.07724).
+        others: scale and whole condition without one of the others.
     """
-    if negative is None or scale == 1.0:
+    pushes = [] if negative is None else [(scale, negative)]
+    pushes = [(how, without) for how, without in [*pushes, *others] if how != 1.0]
+    if not pushes:
         return predict
     low, high = interval or (0.0, float("inf"))
 
     def predict_guided(x_t: Tensor, t: Tensor, condition: dict[str, Any]) -> Tensor:
         if not low <= float(t[0]) <= high:  # all videos of a batch are at the same timestep
             return predict(x_t, t, condition)
-        both = {name: torch.cat([negative[name], condition[name]]) for name in condition}
-        away, towards = predict(torch.cat([x_t, x_t]), torch.cat([t, t]), both).float().chunk(2)
-        return away + scale * (towards - away)
+        rows = [*(without for _, without in pushes), condition]
+        all_rows = {name: torch.cat([row[name] for row in rows]) for name in condition}
+        found = predict(torch.cat([x_t] * len(rows)), torch.cat([t] * len(rows)), all_rows).float().chunk(len(rows))
+        towards, (first, *_) = found[-1], pushes
+        output = found[0] + first[0] * (towards - found[0])
+        for (how, _), away in zip(pushes[1:], found[1:-1], strict=True):
+            output = output + (how - 1) * (towards - away)
+        return output
 
     return predict_guided
 

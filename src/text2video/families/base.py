@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..diffusion.schedules import Schedule
 from ..models.codecs import Latents
+from ..models.conditions import Condition
 from ..sizes import Bucket, ShapeRules
 from .precision import Quantization
 
@@ -261,6 +262,16 @@ class Family(Protocol):
 
     def save(self, pipe: Any, folder: Path) -> None:
         """Write the whole pipeline as a folder that `open` and plain diffusers read."""
+        ...
+
+
+@runtime_checkable
+class Conditioned(Protocol):
+    """A family whose models can have conditions besides the caption. `sample` takes `conditions`, name -> what its kind
+    reads, and `condition_scales`, name -> guidance scale."""
+
+    def own_conditions(self, pipe: Any) -> dict[str, Condition]:
+        """Those of a model, by name."""
         ...
 
 

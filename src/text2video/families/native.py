@@ -13,6 +13,7 @@ from ..diffusion.guidance import default_steps
 from ..diffusion.schedules import AutoFlow, Schedule
 from ..errors import UsageError
 from ..models.codecs import Geometry, Latents, encode, open_codec
+from ..models.conditions import Condition, conditions_of, kept, keywords
 from ..models.latent_unet import LatentUNet3D
 from ..models.text import BuiltinTextModel, TextEncoder, padded, text_width
 from ..models.transformer import SIZES, VideoTransformer
@@ -100,6 +101,8 @@ class NativeFamily:
         of_pixels = channels == 3 and model.kind == "unet3d"  # its default, which a subclass may have changed
         sizes = {} if of_pixels else {"in_channels": channels, "out_channels": channels}
         kind = import_class(model.model_class) if model.model_class else ARCHITECTURES[model.kind][0]
+        if model.conditions:
+            sizes["conditions"] = described(model)
         return kind(cross_attention_dim=text_width, **sizes | arguments(model))
 
     def open(
@@ -198,15 +201,30 @@ class NativeFamily:
     def conditions(
         self, pipe: Any, items: Mapping[str, Any], x_0: Tensor, generators: Sequence[torch.Generator]
     ) -> dict[str, Tensor]:
-        """What the data gives besides captions, as it is."""
-        return {name: value.to(x_0.device) for name, value in items["conditions"].items()}
+        """What the data gives besides captions: of the model's own conditions some are dropped, all else is as it is.
+
+        Each clip draws a number for each condition that the model has, whether its data has it or not.
+        """
+        given = {name: value.to(x_0.device) for name, value in items.get("conditions", {}).items()}
+        for name, condition in conditions_of(pipe.denoiser).items():
+            drawn = torch.tensor([float(torch.rand((), generator=source)) for source in generators])
+            if name in given:
+                with torch.no_grad():
+                    told = condition.encode(given[name], lambda video: self.encode_video(pipe, video).mean)
+                given[name] = kept(told, drawn >= condition.dropout)
+        return given
+
+    def own_conditions(self, pipe: Any) -> dict[str, Condition]:
+        """Of the denoiser."""
+        return conditions_of(pipe.denoiser)
 
     def predict(
         self, pipe: Any, modules: dict[str, nn.Module], x_t: Tensor, t: Tensor, condition: dict[str, Any]
     ) -> Tensor:
         """The denoiser's prediction; it is told the timesteps of frames for each of its tokens."""
         t = t if t.ndim == 1 else t[:, :: pipe.denoiser.strides[0]]
-        return modules[pipe.denoiser_name](x_t, t, **condition, return_dict=False)[0]
+        told = keywords(pipe.denoiser, condition)
+        return modules[pipe.denoiser_name](x_t, t, **told, return_dict=False)[0]
 
     def sample(
         self,
@@ -217,7 +235,8 @@ class NativeFamily:
         **settings: Any,
     ) -> Tensor:
         """See `TextToVideoPipeline.sample`."""
-        settings.pop("fps", None)  # it is the file's alone
+        if not settings.get("conditions"):
+            settings.pop("fps", None)  # it is the file's alone
         report = (lambda step, steps, _: on_step(step, steps)) if on_step else None
         return pipe.sample(prompts, generators, on_step=report, **settings)
 
@@ -252,6 +271,17 @@ def arguments(model: "ModelConfig") -> dict[str, Any]:
     names = [name for name in FIELDS[model.kind] if name != "size"]
     said = {name: value for name in names if (value := getattr(model, name)) != []}
     return (SIZES[model.size] if "size" in FIELDS[model.kind] else {}) | said | model.model_args
+
+
+def described(model: "ModelConfig") -> dict[str, dict[str, Any]]:
+    """The conditions of a configuration as `Conditions` takes them; a user's own class is imported."""
+    found = {}
+    for name, own in model.conditions.items():
+        kind = own.kind or name
+        if ":" in kind:
+            import_class(kind)
+        found[name] = {"kind": kind, "dropout": own.dropout, "guidance_scale": own.guidance_scale, **own.args}
+    return found
 
 
 def schedule_of(diffusion: "DiffusionConfig", sampling_shift: float | None = None) -> Schedule:

@@ -8,7 +8,8 @@ denoised as that model would.
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from ..errors import ModelError
 from .attention import CrossAttention, FeedForward
 from .causal import same_size
+from .conditions import Conditions
 from .denoiser import Denoiser, DenoiserOutput
 from .layers import Conv3d, CosineField, ModulatedNorm, TimestepEmbedding, mean_token, zeroed
 from .spacetime import SpacetimeAttention, check_attention
@@ -36,6 +38,7 @@ class LatentUNet3D(Denoiser):
         attention: one for each level, see `spacetime`; at "none" there is no attention to the text either.
         head_dim: width of an attention head; one for all levels, or one for each.
         dropout: in the residual blocks.
+        conditions: what it is told besides the caption: name -> kind and arguments, see `Conditions`.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class LatentUNet3D(Denoiser):
         attention: Sequence[str] = ("factorised", "factorised", "factorised"),
         head_dim: int | Sequence[int] = 32,
         dropout: float = 0.0,
+        conditions: Mapping[str, Mapping[str, Any]] | None = None,
     ):
         super().__init__()
         heads = [head_dim] * len(channel_mult) if isinstance(head_dim, int) else [*head_dim]
@@ -76,7 +80,8 @@ class LatentUNet3D(Denoiser):
         self.place_embedding = zeroed(CosineField(cross_attention_dim, widths[0], (1, 3, 3) if causal else (3, 3, 3)))
 
         # `down` is listed from the finest level, `up` from the coarsest: both as they are run.
-        self.enter = same_size(in_channels, widths[0], (1, 3, 3))
+        self.conditioning = Conditions(conditions, in_channels, self.time_embed_dim)
+        self.enter = same_size(in_channels + self.conditioning.channels, widths[0], (1, 3, 3))
         self.down, self.shrink = nn.ModuleList(), nn.ModuleList()
         width, skips = widths[0], [widths[0]]
         levels = [*zip(widths, attention, heads, strict=True)]
@@ -117,6 +122,7 @@ class LatentUNet3D(Denoiser):
         encoder_hidden_states: Tensor | None = None,
         encoder_attention_mask: Tensor | None = None,
         added_embedding: Tensor | None = None,
+        conditions: Mapping[str, Tensor] | None = None,
         return_dict: bool = True,
     ) -> DenoiserOutput | tuple[Tensor]:
         """The prediction for `sample` at `timestep`.
@@ -127,6 +133,7 @@ class LatentUNet3D(Denoiser):
             encoder_hidden_states: the text `[B, L, cross_attention_dim]`; without it no text is seen.
             encoder_attention_mask: bool `[B, L]`, true where there is text.
             added_embedding: `[B, time_embed_dim]`, what else is wanted, added to the embedding of the timestep.
+            conditions: what is told of its conditions, by name; those that are left out are not given.
 
         Raises:
             UsageError: height or width are no multiples of `strides`.
@@ -136,6 +143,7 @@ class LatentUNet3D(Denoiser):
         mask = None if mask is None else mask.bool()
         timestep = torch.as_tensor(timestep, device=sample.device).expand(sample.shape[0])  # [B]
         embedding = self.time_embedding(timestep)  # [B, time_embed_dim]
+        sample, added_embedding = self.conditioning.enter(sample, conditions, added_embedding)
         x = self.enter(sample.contiguous(memory_format=torch.channels_last_3d))  # [B, C, T, H, W]
         if text is not None:
             whole = mean_token(text, mask)

@@ -10,7 +10,7 @@ the products of a token. Shared, the same number of weights is 40% more depth.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from ..errors import ModelError
 from .attention import attention
+from .conditions import Conditions
 from .denoiser import Denoiser, DenoiserOutput
 from .fused import gated, modulated, normed_rotated
 from .layers import TimestepEmbedding, mean_token, sinusoid, zeroed
@@ -64,6 +65,7 @@ class VideoTransformer(Denoiser, AttentionMixin, CacheMixin):
         text_interval: every so many blocks, from the first on, one looks at the text: with 2 and factorised attention
             those of frames. The others save a quarter of their weights, and depth takes them.
         mlp_ratio: inner width of the feed-forward, in widths.
+        conditions: what it is told besides the caption: name -> kind and arguments, see `Conditions`.
     """
 
     _no_split_modules = ["TransformerBlock"]  # noqa: RUF012 - the name and type that diffusers reads
@@ -83,6 +85,7 @@ class VideoTransformer(Denoiser, AttentionMixin, CacheMixin):
         causal_block: int = 1,
         text_interval: int = 2,
         mlp_ratio: float = 4.0,
+        conditions: Mapping[str, Mapping[str, Any]] | None = None,
     ):
         super().__init__()
         if time_attention not in TIME_ATTENTION:
@@ -98,7 +101,8 @@ class VideoTransformer(Denoiser, AttentionMixin, CacheMixin):
         self.modulation = zeroed(nn.Linear(width, 6 * width))
         self.words = nn.Sequential(nn.Linear(cross_attention_dim, width), nn.GELU("tanh"), nn.Linear(width, width))
         self.rope = Rotation(attention_head_dim)
-        self.enter = nn.Linear(patch * in_channels, width)
+        self.conditioning = Conditions(conditions, in_channels, width)
+        self.enter = nn.Linear(patch * (in_channels + self.conditioning.channels), width)
         self.place_embedding = nn.Linear(2 * PLACE, width, bias=False)
         self.blocks = nn.ModuleList(
             TransformerBlock(width, attention_head_dim, int(width * mlp_ratio), layer % text_interval == 0)
@@ -140,6 +144,7 @@ class VideoTransformer(Denoiser, AttentionMixin, CacheMixin):
         encoder_hidden_states: Tensor | None = None,
         encoder_attention_mask: Tensor | None = None,
         added_embedding: Tensor | None = None,
+        conditions: Mapping[str, Tensor] | None = None,
         layout: Layout | None = None,
         return_dict: bool = True,
     ) -> DenoiserOutput | tuple[Any]:
@@ -153,6 +158,7 @@ class VideoTransformer(Denoiser, AttentionMixin, CacheMixin):
             encoder_hidden_states: the text `[B, L, cross_attention_dim]`; without it no text is seen.
             encoder_attention_mask: bool `[B, L]`, true where there is text.
             added_embedding: `[B, width]`, what else is wanted, added to the embedding of the caption.
+            conditions: what is told of its conditions, by name; those that are left out are not given.
             layout: how the sample lies as tokens, and who sees whom; None: `self.layout(sample)`. With another,
                 timesteps and texts are one for each of its clips.
 
@@ -160,6 +166,7 @@ class VideoTransformer(Denoiser, AttentionMixin, CacheMixin):
             UsageError: frames, height or width are no multiples of `strides`.
         """
         layout = layout or self.layout(sample)
+        sample, wanted = self.conditioning.enter(sample, conditions, added_embedding)
         dtype = self.enter.weight.dtype
         positions = layout.positions
         # Rotation tells how far apart tokens are; where in the picture they are it does not. When is left to it alone,
@@ -173,7 +180,6 @@ class VideoTransformer(Denoiser, AttentionMixin, CacheMixin):
         if not timestep.ndim:
             timestep = timestep.expand(len(sample))
         embedding = self.time_embedding(timestep)  # [B, C] or [B, frames, C]
-        wanted = added_embedding
         if text is not None:
             text = text.to(dtype)
             # What the whole caption says reaches every block from the first step on, see UNet3D.

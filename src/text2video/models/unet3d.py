@@ -7,9 +7,9 @@ Singer et al. 2022 (arXiv:2209.14792).
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..errors import ModelError
 from .attention import CrossAttention
 from .causal import same_size
+from .conditions import Conditions
 from .denoiser import Denoiser, DenoiserOutput
 from .layers import (
     Conv3d,
@@ -52,6 +53,7 @@ class UNet3D(Denoiser):
             alone, in a model of single frames, where nothing looks along time; `inflation` makes one of videos of it.
         head_dim: width of an attention head.
         dropout: in the residual blocks.
+        conditions: what it is told besides the caption: name -> kind and arguments, see `Conditions`.
 
     A subclass needs no decorator: its own arguments and the inherited ones are saved and loaded.
     `forward` may be overridden to condition on something more:
@@ -82,6 +84,7 @@ class UNet3D(Denoiser):
         conv: Literal["3d", "factorised", "2d"] = "3d",
         head_dim: int = 64,
         dropout: float = 0.0,
+        conditions: Mapping[str, Mapping[str, Any]] | None = None,
     ):
         super().__init__()
         causal = _check_levels(channel_mult, attention, downsample_time, patch_size, conv)
@@ -105,7 +108,8 @@ class UNet3D(Denoiser):
         )
         self.time_embedding = TimestepEmbedding(model_channels, self.time_embed_dim)
         self.text_embedding = nn.Linear(cross_attention_dim, self.time_embed_dim)
-        self.enter = convolution(conv, patch * in_channels, widths[0], causal=causal)
+        self.conditioning = Conditions(conditions, in_channels, self.time_embed_dim)
+        self.enter = convolution(conv, patch * (in_channels + self.conditioning.channels), widths[0], causal=causal)
         self.place_embedding = CosineField(self.time_embed_dim, widths[0], (1, 3, 3) if apart else (3, 3, 3))
 
         # Levels are counted from the finest; `up[level]` answers `down[level]`, `grow[level]` undoes `shrink[level]`.
@@ -140,6 +144,7 @@ class UNet3D(Denoiser):
         encoder_hidden_states: Tensor | None = None,
         encoder_attention_mask: Tensor | None = None,
         added_embedding: Tensor | None = None,
+        conditions: Mapping[str, Tensor] | None = None,
         return_dict: bool = True,
     ) -> DenoiserOutput | tuple[Tensor]:
         """The prediction for `sample` at `timestep`.
@@ -150,6 +155,7 @@ class UNet3D(Denoiser):
             encoder_hidden_states: the text `[B, L, cross_attention_dim]`; without it no text is seen.
             encoder_attention_mask: bool `[B, L]`, true where there is text.
             added_embedding: `[B, time_embed_dim]`, what else is wanted, added to the embedding of the caption.
+            conditions: what is told of its conditions, by name; those that are left out are not given.
 
         Raises:
             UsageError: frames, height or width are no multiples of `strides`.
@@ -159,7 +165,7 @@ class UNet3D(Denoiser):
         mask = None if mask is None else mask.bool()
         timestep = torch.as_tensor(timestep, device=sample.device).expand(sample.shape[0])  # [B]
         embedding = self.time_embedding(timestep)  # [B, time_embed_dim]
-        wanted = added_embedding
+        sample, wanted = self.conditioning.enter(sample, conditions, added_embedding)
         if text is not None:
             # What the whole caption says reaches every block from the first step on, before cross-attention has learned
             # where to look (the pooled text of Imagen, Saharia et al. 2022, section 2.3).

@@ -14,19 +14,21 @@ from transformers import AutoTokenizer
 
 from ..config import RunConfig
 from ..data.cache import Cache
+from ..data.conditions import Wanted
 from ..diffusion.objectives import Objective, TextToVideoDiffusion
 from ..errors import UsageError
 from ..families import inflation, lora
 from ..families.autoencoder import AUTOENCODERS, Autoencoder, Tokenizer
 from ..families.autoregressive import Autoregressive, tokenizer_folder
-from ..families.base import Family, Opening
+from ..families.base import Conditioned, Family, Opening
 from ..families.devices import choose_device
 from ..families.frozen import Frozen, prepared_settings
 from ..families.gan import VideoGAN
 from ..families.imports import construct, import_class
-from ..families.native import NativeFamily, schedule_of
+from ..families.native import NativeFamily, described, schedule_of
 from ..families.opening import family_of, model_folder
 from ..models.codecs import Geometry
+from ..models.conditions import make
 from ..models.discriminator import PatchDiscriminator
 from ..models.gan import STRIDES
 from ..models.perceptual import ClipFeatures, LaplacianFeatures
@@ -104,6 +106,30 @@ def shape_rules(config: RunConfig, base: Base | None = None) -> ShapeRules:
             return ShapeRules.multiples(*STRIDES)
         inner = construct(NativeFamily.denoiser, config, 1).rules
     return Geometry.read(config.model.codec).rules(inner) if config.model.codec else inner
+
+
+def conditions_of_run(config: RunConfig, base: Base | None = None) -> dict[str, Wanted]:
+    """What a run's model is told besides captions: as configured, or of the model that it starts from.
+
+    Raises:
+        UsageError: that model knows no such condition.
+        ModelError: there is no such kind.
+    """
+    asked = config.model.conditions
+    if base:
+        family, pipe = base
+        own = family.own_conditions(pipe) if isinstance(family, Conditioned) else {}
+        if unknown := sorted(set(asked) - set(own)):
+            raise UsageError(
+                f"{config.train.init_from} has no condition {', '.join(unknown)}, and a model that is started from "
+                f"keeps its own: {', '.join(own) or 'it has none'}."
+            )
+    else:
+        own = {name: make(name, **how) for name, how in described(config.model).items()}
+    return {
+        name: Wanted(kind.read, (asked[name].source if name in asked else None) or name, kind.of_files, kind.of_clip)
+        for name, kind in own.items()
+    }
 
 
 def build(

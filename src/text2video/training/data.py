@@ -17,6 +17,7 @@ from ..data.cache import Cache, CachedDataset
 from ..data.check_cache import cache_file
 from ..data.checks import check
 from ..data.clips import Clip, split
+from ..data.conditions import Wanted, find
 from ..data.dataset import TextVideoDataset, to_float
 from ..data.layouts import read_layout
 from ..data.packing import PackSampler
@@ -45,7 +46,11 @@ class RunData:
 
 
 def open_data(
-    config: DataConfig, seed: int, rules: ShapeRules = ALL, on_checked: Callable[[int, int], None] | None = None
+    config: DataConfig,
+    seed: int,
+    rules: ShapeRules = ALL,
+    on_checked: Callable[[int, int], None] | None = None,
+    conditions: Mapping[str, Wanted] | None = None,
 ) -> RunData:
     """The data of a run; every clip that cannot be used is left out here, with its reason in `notes`.
 
@@ -53,6 +58,7 @@ def open_data(
         rules: what the model can take.
         on_checked: called with (files, of) while they are examined; those that have not changed since a check take no
             time.
+        conditions: what clips are made by besides captions; one that lacks any of them is left out.
 
     Raises:
         DataError: nothing usable was found.
@@ -72,6 +78,8 @@ def open_data(
             width=width,
             max_objects=world.max_objects,
             world=world.world,
+            conditions=conditions,
+            fps=config.fps or 8,
         )
         train = make(world.clips, world.shapes_seed)
         num_val = round(world.clips * config.val_fraction)
@@ -93,7 +101,12 @@ def open_data(
         compare=False,
         cache=cache_file(),
     )
-    clips = report.manifest.clips
+    clips, buckets = report.manifest.clips, report.buckets
+    sources, lacking = find(clips, manifest.root, conditions or {}, config.dataset_file, config.video_column)
+    report.manifest.left_out.extend(lacking)
+    without = {id for id, _ in lacking}
+    buckets = [bucket for clip, bucket in zip(clips, buckets, strict=True) if clip.id not in without]
+    clips = [clip for clip in clips if clip.id not in without]
     if not clips:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in report.manifest.left_out[:5])
         raise DataError(f"None of the clips can be used. {reasons}. `text2video data check` shows all of them.")
@@ -102,7 +115,9 @@ def open_data(
     options = {**config.sampling, "seed": seed, "caption_prefix": config.caption_prefix}
     if kind is TextVideoDataset:  # a subclass may work on the floats
         options["as_levels"] = True
-    own = dict(zip((clip.id for clip in clips), report.buckets, strict=True))
+    if sources:
+        options["conditions"] = sources
+    own = dict(zip((clip.id for clip in clips), buckets, strict=True))
 
     def bucketed(some: list[Clip]) -> dict[str, Any]:
         return {"buckets": [own[clip.id] for clip in some]} if config.buckets else {}

@@ -23,7 +23,7 @@ from ..diffusion.objectives import Batch, packed_loss
 from ..errors import TrainingError, UsageError
 from ..families import lora
 from ..families.opening import model_folder
-from .build import build, learning, open_base, shape_rules, steps_in_all, tokens_of
+from .build import build, conditions_of_run, learning, open_base, shape_rules, steps_in_all, tokens_of
 from .checkpoint import Checkpoints, write_text, write_whole
 from .data import RunData, batches, check_shapes, encoded, open_data, sampler_of
 from .draws import draw, draw_latents, generator
@@ -197,11 +197,12 @@ class Trainer:
 
     def open_data(self, on_checked: Callable[[int, int], None] | None) -> RunData:
         """The run's data, checked by one process for all; of later stages the shapes only, long before they begin."""
-        rules = shape_rules(self.config, self.base)
+        rules, told = shape_rules(self.config, self.base), conditions_of_run(self.config, self.base)
         for stage in self.stages[1:]:
             check_shapes(stage.config.data, rules)
         return by_first(
-            self.accelerator, partial(open_data, self.config.data, self.config.seed, rules, on_checked=on_checked)
+            self.accelerator,
+            partial(open_data, self.config.data, self.config.seed, rules, on_checked=on_checked, conditions=told),
         )
 
     def loop(self, tracker: Tracker, done: int) -> None:

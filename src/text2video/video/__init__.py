@@ -7,22 +7,28 @@ nothing here imports torch.
 from .members import inner_name, is_file, open_file
 from .reading import PICTURES, Video, VideoInfo, examine, probe, read
 from .sampling import Short, fits, resize, sample
+from .sound import Sound, log_mel, read_sound
+from .view import View
 from .writing import contact_sheet, read_metadata, write, write_frames
 
 __all__ = [
     "PICTURES",
     "Short",
+    "Sound",
     "Video",
     "VideoInfo",
+    "View",
     "contact_sheet",
     "examine",
     "fits",
     "inner_name",
     "is_file",
+    "log_mel",
     "open_file",
     "probe",
     "read",
     "read_metadata",
+    "read_sound",
     "resize",
     "sample",
     "write",

@@ -94,12 +94,17 @@ def scan(folder: Path, suffixes: frozenset[str]) -> dict[str, Path]:
     Hidden files, such as the `._a.mp4` that macOS puts into archives, are not data. A link to a file is followed: what
     stands in the folder was put there; only lists are not trusted to lead out.
     """
+    return {name: path for name, path in scan_all(folder).items() if path.suffix.lower() in suffixes}
+
+
+def scan_all(folder: Path) -> dict[str, Path]:
+    """The same of files with any suffix."""
     found: dict[str, Path] = {}
     for at, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".") and name != "__MACOSX"]
         for name in names:
             path = Path(at, name)
-            if not name.startswith(".") and path.suffix.lower() in suffixes and path.is_file():
+            if not name.startswith(".") and path.is_file():
                 found[unicodedata.normalize("NFC", path.relative_to(folder).as_posix())] = path
     return dict(sorted(found.items()))
 

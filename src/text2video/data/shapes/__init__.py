@@ -10,6 +10,7 @@ from .drawing import render
 from .language import Wording, prompt
 from .outlines import signed_distance
 from .parsing import Ask, Request, parse
+from .signals import depth, mask, rhythm, sound
 from .things import PALETTE, Background, Scene, Thing
 from .worlds import FULL, SMALL, WORLDS, Split, World, WorldName, random_scene, seeded
 
@@ -32,13 +33,17 @@ __all__ = [
     "WorldName",
     "check",
     "clip_id",
+    "depth",
     "describe",
     "make_clip",
+    "mask",
     "parse",
     "prompt",
     "random_scene",
     "render",
+    "rhythm",
     "seeded",
     "signed_distance",
+    "sound",
     "write",
 ]

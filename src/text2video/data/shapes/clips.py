@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,8 +13,10 @@ from torch.utils.data import Dataset
 
 from ... import video
 from ...errors import DataError
+from ..conditions import Wanted
 from .drawing import render
 from .language import Wording, prompt
+from .signals import SIGNALS, require
 from .things import Scene
 from .worlds import WORLDS, Split, WorldName, random_scene, seeded
 
@@ -108,7 +110,11 @@ class ShapesDataset(Dataset):
     """The clips that `write` would write, drawn when they are asked for.
 
     `dataset[index]` or `dataset[index, epoch]` gives `video` (float32 `[3, T, H, W]` in [-1, 1]), `caption` (another
-    wording every epoch), `id` and no `conditions`.
+    wording every epoch), `id`, and of its `conditions` those that are wanted.
+
+    Args:
+        conditions: name -> what is wanted, whose source is one of `SIGNALS` or `first_frame`.
+        fps: frames a second: how long a clip lasts, for its sound.
     """
 
     def __init__(
@@ -122,6 +128,8 @@ class ShapesDataset(Dataset):
         max_objects: int = 1,
         world: WorldName = "small",
         wording: Wording = "train",
+        conditions: Mapping[str, Wanted] | None = None,
+        fps: float = 8,
     ) -> None:
         WORLDS[world].require(max_objects)
         self.seed, self.max_objects = seed, max_objects
@@ -129,6 +137,9 @@ class ShapesDataset(Dataset):
         self.world: WorldName = world
         self.wording: Wording = wording
         self._shape = num_frames, height, width
+        self.conditions, self.fps = dict(conditions or {}), fps
+        for wanted in self.conditions.values():
+            require(wanted.source)
         self.ids = [clip_id(index, split) for index in range(num_clips)]
 
     def __len__(self) -> int:
@@ -151,6 +162,14 @@ class ShapesDataset(Dataset):
             raise IndexError(f"clip {index} of {len(self.ids)}")
         scene, caption = self._make(index, epoch)
         pixels = np.empty((3, *self._shape), np.float32)
-        np.divide(render(scene, *self._shape).transpose(3, 0, 1, 2), np.float32(127.5), out=pixels)
+        frames = render(scene, *self._shape)
+        np.divide(frames.transpose(3, 0, 1, 2), np.float32(127.5), out=pixels)
         pixels -= 1
-        return {"video": torch.from_numpy(pixels), "caption": caption, "id": self.ids[index], "conditions": {}}
+        told = {name: self._condition(wanted, index, scene, frames) for name, wanted in self.conditions.items()}
+        return {"video": torch.from_numpy(pixels), "caption": caption, "id": self.ids[index], "conditions": told}
+
+    def _condition(self, wanted: Wanted, index: int, scene: Scene, frames: np.ndarray) -> torch.Tensor:
+        view, id = video.View(*self._shape, fps=self.fps), f"{self.seed}/{self.ids[index]}"
+        if wanted.source == "first_frame":
+            return wanted.read(frames[0], view)
+        return wanted.read(SIGNALS[wanted.source](scene, self._shape, self._shape[0] / self.fps, id), view)

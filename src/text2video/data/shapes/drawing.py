@@ -55,6 +55,18 @@ def _draw(frames: np.ndarray, thing: Thing, u: np.ndarray, lit: bool) -> None:
     frames[where] = patch
 
 
+def cover(thing: Thing, num_frames: int, height: int, width: int) -> np.ndarray:
+    """How much of each pixel a thing covers, float32 `[T, H, W]` in [0, 1], whatever is before it."""
+    u = np.linspace(0, 1, num_frames) if num_frames > 1 else np.array([0.5])
+    x, y, pixels = _grid(height, width)
+    cx, cy, radius = (v.astype(np.float32)[:, None, None] for v in (*thing.centre(u), thing.radius(u)))
+    x, y = np.broadcast_arrays(x[None, None, :] - cx, y[None, :, None] - cy)  # each [T, H, W]
+    if thing.motion == "rotating":
+        cos, sin = (f(thing.angle(u)).astype(np.float32)[:, None, None] for f in (np.cos, np.sin))
+        x, y = cos * x + sin * y, cos * y - sin * x
+    return np.clip(np.float32(0.5) - np.float32(pixels) * signed_distance(thing.shape, x, y, radius), 0, 1)
+
+
 def _window(centre: np.ndarray, grid: np.ndarray, room: float, pixels: int) -> np.ndarray:
     """The pixels `[T, K]` of a row or column within `room` of the centres, moved where they would leave the frame."""
     size = min(len(grid), math.ceil(2 * room * pixels) + 1)
