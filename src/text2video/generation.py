@@ -71,9 +71,9 @@ class Recipe:
 
     def metadata(self) -> dict[str, Any]:
         """Prompt, seed, model and settings, as stored with the video."""
-        settings = {k: v for k, v in asdict(self.settings).items() if k not in ("seed", "num_videos_per_prompt")}
+        own = {k: v for k, v in asdict(self.settings).items() if k not in ("seed", "num_videos_per_prompt")}
         files = ("image", "last_image", "video")
-        settings = {k: str(v) if k in files else v for k, v in settings.items() if v is not None and v != {}}
+        settings: dict[str, Any] = {k: str(v) if k in files else v for k, v in own.items() if v is not None and v != {}}
         if told := settings.get("conditions"):
             settings["conditions"] = {name: _written(value) for name, value in told.items()}
         return {"prompt": self.prompt, "seed": self.seed, "model": self.model, **settings}

@@ -99,7 +99,7 @@ class NativeFamily:
         model = config.model
         channels = Geometry.read(model.codec).channels if model.codec else 3
         of_pixels = channels == 3 and model.kind == "unet3d"  # its default, which a subclass may have changed
-        sizes = {} if of_pixels else {"in_channels": channels, "out_channels": channels}
+        sizes: dict[str, Any] = {} if of_pixels else {"in_channels": channels, "out_channels": channels}
         kind = import_class(model.model_class) if model.model_class else ARCHITECTURES[model.kind][0]
         if model.conditions:
             sizes["conditions"] = described(model)

@@ -177,7 +177,7 @@ class Audio(Condition):
 
     def read(self, value: Any, view: View) -> Tensor:
         """float32 `[T, parts * bands + 1]`, the last one 1; `value` is a sound or video file, or a `Sound`."""
-        sound = value if isinstance(value, Sound) else read_sound(value if value is not None else view.path)
+        sound = value if isinstance(value, Sound) else read_sound(view.file if value is None else value)
         heard = torch.from_numpy(log_mel(sound, view.edges(sound.seconds), self.bands, self.parts))
         return F.pad(heard, (0, 1), value=1.0)
 
@@ -307,8 +307,8 @@ class Conditions(nn.ModuleDict):
             return sample, embedding
         if not isinstance(sample, Tensor):
             raise UsageError("A model with conditions takes clips of one size: leave out --pack.")
-        if embedding is None:
-            embedding = sample.new_zeros(len(sample), self.width)  # told nothing, or left out: the same
+        # told nothing, or left out: the same
+        whole = sample.new_zeros(len(sample), self.width) if embedding is None else embedding
         parts = [sample]
         for name, condition in self.each().items():
             entry = Entry()
@@ -318,8 +318,8 @@ class Conditions(nn.ModuleDict):
                 nothing = sample.new_zeros(len(sample), condition.channels, *sample.shape[2:])
                 parts.append(nothing if entry.beside is None else entry.beside.to(sample.dtype))
             if entry.embedding is not None:
-                embedding = embedding + entry.embedding
-        return torch.cat(parts, dim=1), embedding
+                whole = whole + entry.embedding
+        return torch.cat(parts, dim=1), whole
 
 
 def make(name: str, kind: str | None = None, **arguments: Any) -> Condition:

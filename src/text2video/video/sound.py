@@ -44,7 +44,7 @@ def read_sound(path: str | os.PathLike) -> Sound:
     resampler = av.AudioResampler(format="flt", layout="mono", rate=RATE)
     parts: list[np.ndarray] = []
     try:
-        with open_file(path) as file, av.open(file) as container:
+        with open_file(path) as file, av.open(file, "r") as container:
             if not container.streams.audio:
                 raise VideoError(f"{path} has no sound: give one that has, or leave this condition out.")
             for frame in container.decode(container.streams.audio[0]):

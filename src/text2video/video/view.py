@@ -52,16 +52,17 @@ class View:
             short=self.short,
         )
 
-    @cached_property
-    def own(self) -> Video:
-        """The frames of the clip's own file.
-
-        Raises:
-            VideoError: it has none, or as `sample`.
-        """
+    @property
+    def file(self) -> Path:
+        """The clip's own file. VideoError where there is none."""
         if self.path is None:
             raise VideoError("There is no clip to take this condition from. Give a file or a value of it.")
-        return self.known or self.of(self.path)
+        return self.path
+
+    @cached_property
+    def own(self) -> Video:
+        """The frames of the clip's own file. VideoError where there is none, and as `sample`."""
+        return self.known or self.of(self.file)
 
     def edges(self, seconds: float) -> np.ndarray:
         """When each frame begins, and the last one ends: rising `[num_frames + 1]`, of something that long.
