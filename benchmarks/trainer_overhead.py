@@ -61,7 +61,7 @@ def main() -> None:
             for _ in range(options.steps):
                 losses, norm = trainer.step(done, stream)
                 done += 1
-                tracker.step(done, trainer.lr(done), losses, norm)
+                tracker.step(done, trainer.rate(done), losses, norm)
             if turn:  # the first turn warms up
                 times["bare"].append((middle - started) / options.steps)
                 times["trainer"].append((time.perf_counter() - middle) / options.steps)

@@ -213,6 +213,7 @@ def test_buckets_packs_autoencoders_and_adapters_in_stages(kind, between, clips,
 @pytest.mark.slow
 def test_two_processes_equal_one(tiny_flags, tmp_path):
     flags = flags_of(tiny_flags, "{frame_size: 8, max_steps: 2}", "{max_steps: 2}")
+    flags += ["--model_args", "{}"]  # what dropout leaves out depends on how clips are dealt to processes
     train(config_of(flags, tmp_path / "one"))
     run_in_two(tmp_path / "two", [*flags, "--batch_size", "2"])
     assert rows(tmp_path / "one").keys() == rows(tmp_path / "two").keys()
