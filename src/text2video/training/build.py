@@ -224,7 +224,7 @@ def build_gan(
     torch.manual_seed(config.seed)
     tokenizer = AutoTokenizer.from_pretrained(begun / "tokenizer") if begun else None
     family = VideoGAN()
-    pipe = family.create(config, captions, shape, tokenizer)
+    pipe: Any = family.create(config, captions, shape, tokenizer)
     return family, pipe, Adversarial(pipe.discriminator)
 
 
