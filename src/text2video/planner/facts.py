@@ -201,8 +201,8 @@ def _gan(config: RunConfig, video: Bucket) -> Facts:
         mask = torch.ones(len(t), text.max_tokens, dtype=torch.bool)
         caption = reader(torch.zeros(len(t), text.max_tokens, dtype=torch.long), mask).mean(1)
         sample = generator(torch.empty(len(t), generator.noise_size(video.frames)), caption, video.frames).sample
-        judged = [discriminator(some, t, caption[:, None]) for some in (x_t, sample, sample)]
-        return sample + torch.stack([judgement.mean() for judgement in judged]).mean()
+        judged = discriminator(torch.cat([x_t, sample, sample]), t.repeat(3), caption.repeat(3, 1)[:, None])
+        return sample + judged.mean()
 
     parts: dict[str, nn.Module] = {"generator": generator, "text_encoder": reader, "discriminator": discriminator}
     for module in parts.values():
