@@ -312,7 +312,7 @@ def test_frames_that_never_change_are_decoded_once(tmp_path, monkeypatch):
     decoded = []
     sample = video.sample
     monkeypatch.setattr(
-        "text2video.video.sample", lambda path, *a, **k: (decoded.append(path), sample(path, *a, **k))[1]
+        "text2video.video.view.sample", lambda path, *a, **k: (decoded.append(path), sample(path, *a, **k))[1]
     )
     still = TextVideoDataset(tmp_path / "data", num_frames=4, frame_size=16)
     first = still[0]["video"]
