@@ -1,7 +1,8 @@
 """Does a model with conditions follow each of them alone, without a caption?
 
 Asked is a run on the demo world, such as those of configs/conditions-tiny.yaml and
-configs/conditions-transformer-tiny.yaml. For each of its conditions, videos are made with that one given and an empty prompt, and checked from their pixels:
+configs/conditions-transformer-tiny.yaml. For each of its conditions, videos are made with that one given and an empty
+prompt, and checked from their pixels:
 
     first_frame   colour, and place in the first frame (within a tenth of the frame)
     depth, mask   what is not background lies where it should (intersection over union at least 0.7, mean over frames)
