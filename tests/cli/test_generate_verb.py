@@ -22,7 +22,9 @@ def test_options_of_sampling_are_those_of_generation():
 
     mine = {field.name: field.default for field in dataclasses.fields(Sampling)}
     assert mine.pop("frame_size") is None
-    theirs = {field.name: field.default for field in dataclasses.fields(Settings) if field.name != "options"}
+    assert (mine.pop("condition"), mine.pop("condition_scale")) == (None, None)  # pairs there, mappings here
+    apart = ("options", "conditions", "condition_scales")
+    theirs = {field.name: field.default for field in dataclasses.fields(Settings) if field.name not in apart}
     assert mine == theirs
 
 

@@ -138,7 +138,7 @@ def test_any_error_of_a_decoder_is_met_and_an_error_of_the_users_own_code_is_not
             raise KeyError(27)
         return sample(path, *args, **options)
 
-    monkeypatch.setattr(video, "sample", broken)
+    monkeypatch.setattr("text2video.video.view.sample", broken)
     assert TextVideoDataset(folder, num_frames=2, frame_size=16)[0]["id"] == "videos/b.mp4"
     monkeypatch.setattr(TextVideoDataset, "augment_text", lambda *args: {}["mine"])
     with pytest.raises(KeyError, match="mine"):
@@ -312,7 +312,7 @@ def test_frames_that_never_change_are_decoded_once(tmp_path, monkeypatch):
     decoded = []
     sample = video.sample
     monkeypatch.setattr(
-        "text2video.video.sample", lambda path, *a, **k: (decoded.append(path), sample(path, *a, **k))[1]
+        "text2video.video.view.sample", lambda path, *a, **k: (decoded.append(path), sample(path, *a, **k))[1]
     )
     still = TextVideoDataset(tmp_path / "data", num_frames=4, frame_size=16)
     first = still[0]["video"]
