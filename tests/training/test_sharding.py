@@ -24,8 +24,6 @@ import torch
 from text2video.config import RunConfig
 from text2video.training import trainer
 
-torch.distributed.destroy_process_group = lambda group=None: None  # which accelerate does after a run
-
 def train(name):
     flags = [*json.loads(sys.argv[2])[name], "--output_dir", f"{sys.argv[1]}/{name}"]
     run = trainer.Trainer(RunConfig.build({}, flags))

@@ -69,3 +69,9 @@ def by_first(accelerator: Accelerator, make: Callable[[], T]) -> T:
     if isinstance(found[0], Text2VideoError):
         raise found[0]
     return found[0]
+
+
+def leave_group() -> None:
+    """The process leaves the group that it trained in, if it did: the next run makes its own."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -178,7 +178,8 @@ class Tracker:
             self._file.close()
             logger.removeHandler(self._handler)
             self._handler.close()
-        self.accelerator.end_training()
+        for tracker in self.accelerator.trackers:  # the processes themselves go on: another stage may follow
+            tracker.finish()
 
 
 def memory() -> dict[str, float]:

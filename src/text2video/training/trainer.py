@@ -32,7 +32,7 @@ from .embedding import embed_ahead
 from .interrupt import Interrupt
 from .optim import learning_rate, make_optimizer
 from .placing import placed
-from .processes import accelerator_of, by_first
+from .processes import accelerator_of, by_first, leave_group
 from .rehearsal import rehearse
 from .sharding import assembled, collected
 from .tracking import NotANumber, Tracker, best_so_far
@@ -61,8 +61,11 @@ def train(
         KeyboardInterrupt: on Ctrl-C, after a checkpoint was written.
     """
     prepare_folder(config, resume)
-    while not Trainer(config, on_checked, on_embedded).run():
-        gc.collect()  # before the next stage builds its model
+    try:
+        while not Trainer(config, on_checked, on_embedded).run():
+            gc.collect()  # before the next stage builds its model
+    finally:
+        leave_group()
     return config.output_dir / "final"
 
 
