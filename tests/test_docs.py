@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -333,15 +334,27 @@ def test_links_and_files_named_exist(page):
 
 
 def test_figures_of_the_check_are_those_measured():
-    sizes = json.loads((ROOT / "benchmarks/results/shapes_check.json").read_text(encoding="utf-8"))["frame sizes"]
-    rows = re.findall(
-        r"^\| (.+?) \| (\d+ of \d+) \| (\d+ of \d+) \|$", contents(ROOT / "docs/benchmarks.md"), re.MULTILINE
-    )
+    page, of = contents(ROOT / "docs/benchmarks.md"), r" (\d+ of \d+) \|"
+    sizes = measured("shapes_check")["frame sizes"]
+    rows = re.findall(rf"^\| ([^|]+) \|{of}{of}$", page, re.MULTILINE)
     assert len(rows) > 20
     for case, *cells in rows:
-        assert cells == [
-            f"{sizes[s]['rates'][case]['successes']} of {sizes[s]['rates'][case]['n']}" for s in ("32", "64")
-        ]
+        assert cells == [counted(sizes[size]["rates"][case]) for size in ("32", "64")]
+    rates = measured("shapes_check_full")["rates"]
+    rows = re.findall(rf"^\| ([^|]+) \|{of}{of}{of}$", page, re.MULTILINE)
+    assert len(rows) > 5
+    for case, *cells in rows:
+        assert cells == [counted(rates[f"level {level}, {case}"]) for level in (1, 2, 3)]
+
+
+def measured(name: str) -> Any:
+    """The result of a benchmark."""
+    return json.loads((ROOT / f"benchmarks/results/{name}.json").read_text(encoding="utf-8"))
+
+
+def counted(rate: dict[str, Any]) -> str:
+    """A rate as the page says it."""
+    return f"{rate['successes']} of {rate['n']}"
 
 
 def test_the_site_is_built_and_asks_no_other_server(tmp_path):
