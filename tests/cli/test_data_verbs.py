@@ -34,7 +34,7 @@ def test_the_full_world_is_written_and_holds_three_things(command, tmp_path):
     rows = (tmp_path / "rich" / "scenes.jsonl").read_text(encoding="utf-8").splitlines()
     assert all(json.loads(row)["shadows"] for row in rows)
     code, _, err = command("data", "shapes", "plain", *options)
-    assert code == 1
+    assert code == 2
     assert "max_objects is 3" in err
     assert not (tmp_path / "plain").exists()
 

@@ -82,7 +82,7 @@ def test_prompts_are_of_the_world_and_in_the_wording_asked_for():
     assert {len(parse(prompt).things) for prompt in trained} == {1, 2, 3}
     for one, other in zip(trained, held_out, strict=True):  # the same scenes in other words
         assert [thing.motion for thing in parse(one).things] == [thing.motion for thing in parse(other).things]
-    with pytest.raises(DataError, match="1 or 2"):
+    with pytest.raises(UsageError, match="1 or 2"):
         evaluate_shapes(Painter(), Pipe(), 4, max_objects=3)
     with pytest.raises(DataError, match="full"):
         evaluate_shapes(Painter(), Pipe(), 4, wording="heldout")

@@ -8,7 +8,7 @@ import torch
 from text2video import video
 from text2video.data import shapes
 from text2video.data.shapes import ShapesDataset, make_clip, render
-from text2video.errors import DataError
+from text2video.errors import DataError, UsageError
 
 
 def test_written_clips_are_the_clips(tmp_path):
@@ -107,7 +107,7 @@ def test_the_small_world_has_no_more_in_its_file_than_it_had(tmp_path):
     "make", [lambda folder: shapes.write(folder, 2, max_objects=3), lambda _: ShapesDataset(2, max_objects=3)]
 )
 def test_three_things_are_for_the_full_world(make, tmp_path):
-    with pytest.raises(DataError, match=r"max_objects is 3.*full holds up to 3"):
+    with pytest.raises(UsageError, match=r"max_objects is 3.*full holds up to 3"):
         make(tmp_path / "demo")
     assert list(tmp_path.iterdir()) == []
 

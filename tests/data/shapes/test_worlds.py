@@ -7,7 +7,7 @@ import pytest
 from text2video.data.shapes import FULL, SMALL, WORLDS, make_clip, random_scene, seeded
 from text2video.data.shapes.outlines import ROUND
 from text2video.data.shapes.things import BOUNCES, DISTANCE, ORBITS, RADIUS
-from text2video.errors import DataError
+from text2video.errors import UsageError
 
 TIMES = np.linspace(0, 1, 21)
 
@@ -91,9 +91,9 @@ def test_everything_in_the_full_world_gets_drawn(full):
 
 @pytest.mark.parametrize(("world", "most"), [("small", "1 or 2"), ("full", "1, 2 or 3")])
 def test_only_so_many_things(world, most):
-    with pytest.raises(DataError, match=most):
+    with pytest.raises(UsageError, match=most):
         random_scene(np.random.default_rng(0), max_objects=4, world=WORLDS[world])
-    with pytest.raises(DataError, match=r"holds 1 or 2 things.*full"):
+    with pytest.raises(UsageError, match=r"holds 1 or 2 things.*full"):
         make_clip(0, max_objects=3)
 
 

@@ -39,7 +39,7 @@ def make_clip(
 ) -> tuple[Scene, str]:
     """Clip `index`: its scene, from (seed, split, index), and its caption, which also depends on the epoch.
 
-    Raises DataError for more things than the world holds.
+    Raises UsageError for more things than the world holds.
     """
     name = clip_id(index, split)
     place = () if world == "small" else (world,)
@@ -63,7 +63,8 @@ def write(
     """Write `clips` clips as `videos/NAME.mp4` and `captions/NAME.txt`, and their truth in `scenes.jsonl`.
 
     The folder appears when all of it is there. `progress(done, clips)` is called after every clip.
-    Raises DataError when the folder holds something already, cannot be written, or the numbers make no clip.
+    Raises UsageError for more things than the world holds; DataError when the folder holds something already, cannot be
+    written, or the numbers make no clip.
     """
     WORLDS[world].require(max_objects)
     folder = Path(folder)

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from ...errors import DataError
+from ...errors import UsageError
 from .outlines import DIGITS, ROUND
 from .things import (
     BOUNCES,
@@ -73,11 +73,11 @@ class World:
         ]
 
     def require(self, max_objects: int) -> None:
-        """Raises DataError where a scene of this world cannot hold so many things."""
+        """Raises UsageError where a scene of this world cannot hold so many things."""
         if not 1 <= max_objects <= len(self.scales):
             numbers = [str(n) for n in range(1, len(self.scales) + 1)]
             hint = "" if len(self.scales) > 2 else " The world full holds up to 3."
-            raise DataError(
+            raise UsageError(
                 f"max_objects is {max_objects}. A scene of the demo world {self.name} holds "
                 f"{', '.join(numbers[:-1])} or {numbers[-1]} things: ask for one of these.{hint}"
             )
@@ -110,7 +110,7 @@ def seeded(*parts: object) -> np.random.Generator:
 
 
 def random_scene(rng: np.random.Generator, split: Split = "train", max_objects: int = 1, world: World = SMALL) -> Scene:
-    """A scene of one to `max_objects` things whose triples all belong to `split`. Raises DataError for too many."""
+    """A scene of one to `max_objects` things whose triples all belong to `split`. Raises UsageError for too many."""
     world.require(max_objects)
     count = int(rng.integers(1, max_objects + 1))
     plan = _plan(rng) if world.relations and count > 1 else None
