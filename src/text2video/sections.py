@@ -40,13 +40,15 @@ class ShapesConfig(Section):
 
     clips: Positive = Field(2000, description="number of clips")
     shapes_seed: int = Field(0, description="seed of the demo world")
-    world: Literal["small", "full"] = Field("small", description="how rich the demo world is")
+    world: Literal["small", "full", "moon"] = Field("small", description="how rich the demo world is")
     max_objects: Literal[1, 2, 3] = Field(1, description="objects in a scene, at most: 2, in the world full 3")
 
     @model_validator(mode="after")
     def _hold(self) -> "ShapesConfig":
-        if self.world == "small" and self.max_objects > 2:
-            raise ValueError(f"max_objects is {self.max_objects}: the demo world small holds 1 or 2, full up to 3")
+        if self.max_objects > {"small": 2, "full": 3, "moon": 1}[self.world]:
+            raise ValueError(
+                f"max_objects is {self.max_objects}: the demo world small holds 1 or 2, full up to 3, moon 1"
+            )
         return self
 
 

@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from text2video.cli.evaluate import world_of
+from text2video.cli.results import table
 from text2video.config import RunConfig
 from text2video.data import shapes
 from text2video.data.shapes import SMALL, parse
 from text2video.diffusion.schedules import Schedule
 from text2video.errors import DataError, UsageError
-from text2video.evaluation.metrics import MAIN
+from text2video.evaluation.metrics import ALL, MAIN
 from text2video.evaluation.shapes import SHOWN, chance, evaluate_shapes, heldout_prompts, shuffled, split_prompts
 from text2video.families.native import NativeFamily
 from text2video.generation import Settings
@@ -160,3 +161,18 @@ def test_chance_is_how_often_two_prompts_agree():
     prompts = ["a red circle moves left", "a red square moves left", "a blue circle grows"]
     assert chance(prompts) == pytest.approx({"colour": 1 / 3, "shape": 1 / 3, "motion": 1 / 3, MAIN: 0.0})
     assert np.isclose(chance(heldout_prompts(300))[MAIN], 1 / 29, atol=0.01)  # there are 29 held-out triples
+
+
+def test_whole_videos_are_counted_by_how_many_things_they_were_to_show(tmp_path):
+    result = evaluate_shapes(Painter("train", 2, wrong=3), Pipe(), 24, split="train", max_objects=2)
+    by_things = result.by_things
+    assert set(by_things) == {1, 2}
+    for name in (MAIN, ALL):
+        parts = [by_things[number][name] for number in by_things]
+        whole = result.rates[name]
+        assert (sum(p.successes for p in parts), sum(p.n for p in parts)) == (whole.successes, whole.n)
+    lines = table(result)
+    assert [line for line in lines if line in ("one thing", "2 things")] == ["one thing", "2 things"]
+    stored = json.loads(result.save(tmp_path)[0].read_text(encoding="utf-8"))
+    assert stored["by_things"]["2"][ALL]["n"] == by_things[2][ALL].n
+    assert len(table(evaluate_shapes(Painter(), Pipe(), 4))) == 1 + len(result.rates)

@@ -18,7 +18,7 @@ def shapes(
     size: Annotated[PositiveInt, Parameter(name=["--size", "--frame_size"])] = 64,
     num_frames: PositiveInt = 16,
     fps: PositiveFloat = 8.0,
-    world: Literal["small", "full"] = "small",
+    world: Literal["small", "full", "moon"] = "small",
     max_objects: Literal[1, 2, 3] = 1,
     split: Literal["train", "heldout"] = "train",
 ) -> None:
@@ -33,8 +33,9 @@ def shapes(
         size: Height and width in pixels.
         num_frames: Frames of each clip.
         fps: Frames a second.
-        world: full: more shapes, motions and colours, relations, counting, shadows.
-        max_objects: Shapes in a scene, at most: 2, in the world full 3.
+        world: full: more shapes, motions and colours, relations, counting, shadows; moon: a moon alone in the world
+            full, which has none.
+        max_objects: Shapes in a scene, at most: 2, in the world full 3, in the world moon 1.
         split: heldout: only the combinations of colour, shape and motion that train never has.
     """
     from ..data.shapes import write

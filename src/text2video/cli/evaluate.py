@@ -17,7 +17,7 @@ def evaluate(
     num_prompts: PositiveInt = 256,
     seed: NonNegativeInt = 0,
     split: Literal["heldout", "train"] = "heldout",
-    world: Literal["small", "full"] | None = None,
+    world: Literal["small", "full", "moon"] | None = None,
     wording: Literal["train", "heldout"] = "train",
     max_objects: Literal[1, 2, 3] = 1,
     output_dir: Path | None = None,
@@ -43,7 +43,7 @@ def evaluate(
         split: heldout: combinations of colour, shape and motion that were never trained.
         world: The demo world that the prompts are from; else that of the model's run, or small.
         wording: heldout: sentence patterns that were never trained, of the world full.
-        max_objects: Shapes in a scene, at most: 2, in the world full 3.
+        max_objects: Shapes in a scene, at most: 2, in the world full 3, in the world moon 1.
         output_dir: Where the results go; else the folder evaluation in the model's run, or here.
         report: Also write report.html.
         num_inference_steps: Sampling steps; else the model's own.
@@ -100,7 +100,7 @@ def evaluate(
     say(f"accuracy: {result.accuracy.rate:.1%}")
 
 
-def world_of(run: Path | None) -> Literal["small", "full"]:
+def world_of(run: Path | None) -> Literal["small", "full", "moon"]:
     """The demo world that a run was trained on."""
     from ..config import RunConfig
 

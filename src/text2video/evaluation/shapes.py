@@ -56,18 +56,27 @@ class ShapesResult:
         """Colour, shape and motion all right."""
         return self.rates[MAIN]
 
+    @property
+    def by_things(self) -> dict[int, dict[str, Rate]]:
+        """Number of things that a prompt asks for -> the rates of whole videos, `MAIN` and `ALL`."""
+        groups: dict[int, list[dict[str, bool]]] = {}
+        for row in self.rows:
+            groups.setdefault(len(parse(row.prompt).things), []).append(row.checks)
+        tables = {number: summarise(groups[number]) for number in sorted(groups)}
+        return {number: {name: table[name] for name in (MAIN, ALL)} for number, table in tables.items()}
+
     def save(self, folder: Path) -> list[Path]:
         """Write `evaluation.json`, with every prompt's outcome, and `sheet.png`, the first videos as rows of frames.
 
         Raises:
             Text2VideoError: the folder cannot be written.
         """
-        tables = {name: {k: asdict(v) for k, v in getattr(self, name).items()} for name in ("rates", "control")}
+        tables: dict[str, Any] = {"rates": self.rates, "control": self.control, "by_things": self.by_things}
         plain = ("model", "split", "settings", "parameters", "seconds", "chance")
-        content = {name: getattr(self, name) for name in plain} | tables | {"prompts": [asdict(r) for r in self.rows]}
+        content = {name: getattr(self, name) for name in plain} | tables | {"prompts": self.rows}
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            write_file(folder / "evaluation.json", json.dumps(content, indent=1) + "\n")
+            write_file(folder / "evaluation.json", json.dumps(content, indent=1, default=asdict) + "\n")
         except OSError as error:
             raise Text2VideoError(
                 f"The evaluation could not be written to {folder}: {error.strerror or error}. "

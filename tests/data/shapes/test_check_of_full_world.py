@@ -129,3 +129,13 @@ def test_frames_without_anything_say_why():
     seen = describe(np.full((16, 64, 64, 3), 40, np.uint8), "full")
     assert seen.things == ()
     assert "nothing" in seen.why
+
+
+def test_a_moon_is_read_in_its_world_and_nothing_else_is_taken_for_one():
+    for index in range(30):
+        scene, caption = make_clip(index, 5, "heldout" if index % 2 else "train", world="moon")
+        found = check(render(scene, 16, 64, 64), caption, "moon")
+        assert all(found.values()), (caption, found)
+        scene, _ = make_clip(index, 5, world="full")
+        frames = render(scene, 16, 64, 64)
+        assert describe(frames, "moon") == describe(frames, "full")

@@ -4,7 +4,7 @@ from itertools import combinations, product
 import numpy as np
 import pytest
 
-from text2video.data.shapes import FULL, SMALL, WORLDS, make_clip, random_scene, seeded
+from text2video.data.shapes import FULL, SMALL, WORLDS, make_clip, parse, random_scene, seeded
 from text2video.data.shapes.outlines import ROUND
 from text2video.data.shapes.things import BOUNCES, DISTANCE, ORBITS, RADIUS
 from text2video.errors import UsageError
@@ -89,7 +89,17 @@ def test_everything_in_the_full_world_gets_drawn(full):
     assert [t for t in things if (t.becomes is None) == (t.motion == "changing colour")] == []
 
 
-@pytest.mark.parametrize(("world", "most"), [("small", "1 or 2"), ("full", "1, 2 or 3")])
+def test_the_world_of_a_new_word_holds_that_shape_alone():
+    for split in ("train", "heldout"):
+        clips = [make_clip(i, 3, split, world="moon") for i in range(200)]
+        assert {thing.shape for scene, _ in clips for thing in scene.things} == {"moon"}
+        assert all(parse(caption).things[0].shape == "moon" for _, caption in clips)
+    things = [make_clip(i, 3, world="moon")[0].things[0] for i in range(400)]
+    assert {t.motion for t in things} == set(FULL.motions)
+    assert "moon" not in FULL.shapes
+
+
+@pytest.mark.parametrize(("world", "most"), [("small", "1 or 2"), ("full", "1, 2 or 3"), ("moon", "1 thing")])
 def test_only_so_many_things(world, most):
     with pytest.raises(UsageError, match=most):
         random_scene(np.random.default_rng(0), max_objects=4, world=WORLDS[world])

@@ -13,7 +13,7 @@ import numpy as np
 
 from .outlines import DIGITS, ROUND, signed_distance
 
-SHAPES = ("square", "circle", "triangle", "star", "heart", "ring", "cross", *DIGITS)
+SHAPES = ("square", "circle", "triangle", "star", "heart", "ring", "cross", *DIGITS, "moon")
 
 _PARTS = 4  # the shape must hold in every quarter of the clip
 _AGREES = 0.9  # with its ideal picture, at least

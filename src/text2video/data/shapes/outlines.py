@@ -15,6 +15,8 @@ TRIANGLE = 1.3  # a triangle's circumradius
 STAR, NOTCH = 1.2, 0.56  # a star's tips and the corners between them
 RING = (0.8, 1.15)  # inner and outer radius
 CROSS = (0.38, 1.1)  # half the width of an arm, and its end
+MOON = (0.433, 1.1)  # where a moon's disc is, right of the middle of what is left of it, and its radius
+BITE = (1.053, 0.92)  # where the circle is that is cut out, and its radius
 HEART = 1.82  # a heart's height over 1.1
 _MIDDLE = 0.58 * HEART  # a heart's middle above its tip
 _PEN = 0.22  # half the width of a digit's stroke
@@ -74,6 +76,7 @@ _EXTENT = {
     "heart": (0.604 * HEART, 1.104 * HEART - _MIDDLE, _MIDDLE),
     "ring": (RING[1], RING[1], RING[1]),
     "cross": (CROSS[1], CROSS[1], CROSS[1]),
+    "moon": (1.035, MOON[1], MOON[1]),
     **dict(zip(DIGITS, ((side, 1.14, 1.16) for side in (0.78, 0.78, 0.74, 0.88, 0.72)), strict=True)),
 }
 _REACH = {
@@ -84,6 +87,7 @@ _REACH = {
     "heart": 0.656 * HEART,
     "ring": RING[1],
     "cross": math.hypot(*CROSS),
+    "moon": 1.385,
     **dict(zip(DIGITS, (1.3, 1.3, 1.17, 1.17, 1.27), strict=True)),
 }
 
@@ -126,6 +130,9 @@ def signed_distance(shape: str, x: np.ndarray, y: np.ndarray, radius: np.ndarray
         x, y = abs(x), abs(y)
         width, end = (np.float32(v) for v in CROSS)
         return np.maximum(np.maximum(x, y) - end * radius, np.minimum(x, y) - width * radius)
+    if shape == "moon":
+        disc, bite = (np.sqrt((x - np.float32(place) * radius) ** 2 + y * y) for place, _ in (MOON, BITE))
+        return np.maximum(disc - np.float32(MOON[1]) * radius, np.float32(BITE[1]) * radius - bite)
     x, y = x / radius, y / radius
     if shape == "star":
         return _star(x, y) * radius

@@ -1,4 +1,4 @@
-"""The two worlds: which things there are, which of them are held out, and scenes drawn by chance.
+"""The worlds: which things there are, which of them are held out, and scenes drawn by chance.
 
 Whole (colour, shape, motion) triples are held out of training, while each pair of the three is trained.
 """
@@ -29,7 +29,7 @@ from .things import (
 )
 
 Split = Literal["train", "heldout"]
-WorldName = Literal["small", "full"]
+WorldName = Literal["small", "full", "moon"]
 Triple = tuple[str, str, str]
 
 _WANDER = 0.1  # frame sides from the middle, at most, of a thing that is alone, halfway through its clip, if it fits
@@ -54,6 +54,7 @@ class World:
     relations: tuple[str, ...] = ()
     scales: tuple[tuple[float, float], ...] = ((1.0, 1.0), (1.0, 1.0))
     lit: bool = False  # shading, shadows and tinted backgrounds
+    only: str | None = None  # the one shape that scenes are of; the others are there to be told from it
 
     def is_held_out(self, colour: str, shape: str, motion: str) -> bool:
         """Whether this triple is never trained: about one in ten, and of the colours at most one in each (shape,
@@ -66,7 +67,7 @@ class World:
         return [
             (colour, shape, motion)
             for colour in self.colours
-            for shape in self.shapes
+            for shape in ((self.only,) if self.only else self.shapes)
             for motion in self.motions
             if not (shape in ROUND and motion == "rotating")
             and self.is_held_out(colour, shape, motion) == (split == "heldout")
@@ -77,9 +78,9 @@ class World:
         if not 1 <= max_objects <= len(self.scales):
             numbers = [str(n) for n in range(1, len(self.scales) + 1)]
             hint = "" if len(self.scales) > 2 else " The world full holds up to 3."
+            held = f"{', '.join(numbers[:-1])} or {numbers[-1]} things" if numbers[1:] else "1 thing"
             raise UsageError(
-                f"max_objects is {max_objects}. A scene of the demo world {self.name} holds "
-                f"{', '.join(numbers[:-1])} or {numbers[-1]} things: ask for one of these.{hint}"
+                f"max_objects is {max_objects}. A scene of the demo world {self.name} holds {held}: ask for that.{hint}"
             )
 
 
@@ -100,7 +101,9 @@ FULL = World(
     scales=((1.0, 1.0), (0.8, 0.75), (0.65, 0.65)),
     lit=True,
 )
-WORLDS: dict[str, World] = {world.name: world for world in (SMALL, FULL)}
+# A new word for a model of the full world: the same, and one more shape, which every scene is of.
+MOON = replace(FULL, name="moon", shapes=(*FULL.shapes, "moon"), relations=(), scales=FULL.scales[:1], only="moon")
+WORLDS: dict[str, World] = {world.name: world for world in (SMALL, FULL, MOON)}
 
 
 def seeded(*parts: object) -> np.random.Generator:
