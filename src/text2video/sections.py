@@ -213,6 +213,9 @@ class TextConfig(Section):
     """What reads the captions."""
 
     text_encoder: str = Field("builtin", description="builtin, clip, t5, a Hugging Face name or a folder")
+    frozen: bool = Field(
+        False, description="keep the built-in encoder of a folder as it is; pretrained ones always are"
+    )
     text_width: Positive = Field(256, description="width of the built-in encoder")
     text_layers: Positive = Field(2, description="layers of the built-in encoder")
     vocab_size: Positive = Field(4096, description="largest vocabulary of the built-in tokenizer")

@@ -175,6 +175,22 @@ def test_init_from_starts_a_new_run_from_weights(tiny_model, tiny, tmp_path):
         torch.testing.assert_close(value, before[name], atol=1e-6, rtol=1e-6)
 
 
+def test_a_trained_text_encoder_learns_on_unless_it_is_frozen(tiny_model, tiny, tmp_path):
+    def words(final: Path) -> dict[str, torch.Tensor]:
+        return load_file(next((final / "text_encoder").glob("*.safetensors")))
+
+    before = words(tiny_model)
+    for name, flags in (("learns", ()), ("frozen", ("--frozen",))):
+        config = tiny("--text_encoder", str(tiny_model), "--max_steps", "2", *flags, output_dir=tmp_path / name)
+        trainer = Trainer(config)
+        assert ("text_encoder" in trainer.parts) == (name == "learns")
+        assert trainer.run()
+        after = words(config.output_dir / "final")
+        assert all(torch.equal(after[key], before[key]) for key in before) == (name == "frozen")
+        (result,) = generate(family_of(config.output_dir / "final"), load(config.output_dir), ["a"])
+        assert len(result.frames) == 4
+
+
 def test_a_checkpoint_and_a_stopped_run_can_generate(unbroken):
     run, _ = unbroken
     for path in (run / "checkpoints" / "000006", run / "checkpoints" / "000006" / "model", run):

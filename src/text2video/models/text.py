@@ -99,14 +99,15 @@ class TextEncoder:
     Args:
         tokenizer: a transformers tokenizer.
         model: a `BuiltinTextModel`, `CLIPTextModel`, `T5EncoderModel` or `UMT5EncoderModel`.
-        trainable: whether it learns with the denoiser; None: whether it is the built-in one.
+        trainable: whether it learns with the denoiser; None: whether it is the built-in one and not frozen.
         filled: whether captions are filled up to the longest that there can be, and the filling is seen like words, as
             Stable Diffusion has it.
     """
 
     def __init__(self, tokenizer: Any, model: nn.Module, trainable: bool | None = None, filled: bool = False):
         self.tokenizer, self.model, self.filled = tokenizer, model, filled
-        self.trainable = isinstance(model, BuiltinTextModel) if trainable is None else trainable
+        learns = isinstance(model, BuiltinTextModel) and any(p.requires_grad for p in model.parameters())
+        self.trainable = learns if trainable is None else trainable
         self._known: dict[str, Tensor] = {}
 
     @classmethod
@@ -198,7 +199,8 @@ class TextEncoder:
         # in full precision, wherever it is asked for: what is remembered must not depend on who asked first
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             output = self.model(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask)
-        return output.last_hidden_state.float(), tokens.attention_mask.bool()
+        hidden = output if isinstance(self.model, BuiltinTextModel) else output.last_hidden_state
+        return hidden.float(), tokens.attention_mask.bool()
 
 
 def padded(parts: Sequence[Tensor], device: torch.device) -> TextEmbedding:
