@@ -171,6 +171,8 @@ def test_flags_that_cannot_be_read_are_named():
         (["--attention", "time", "sideways"], "model.attention.1 is 'sideways'"),
         (["--shapes", "--data_dir", "x"], "data.shapes makes its own clips"),
         (["--shapes", "--max_objects", "3"], "the demo world small holds 1 or 2, full up to 3"),
+        (["--shapes", "--world", "moon", "--max_objects", "2"], "full up to 3, moon 1"),
+        (["--frozen"], "text.frozen is for an encoder that was trained before"),
         (["--shapes", "--augment", "--max_samples", "3"], "leave out augment, max_samples"),
         (["--num_frames", "0", "--seed", "-1"], "seed is -1"),
     ],

@@ -221,6 +221,15 @@ class TextConfig(Section):
     vocab_size: Positive = Field(4096, description="largest vocabulary of the built-in tokenizer")
     max_tokens: Positive = Field(77, description="tokens a caption can have, of the built-in encoder")
 
+    @model_validator(mode="after")
+    def _frozen_one_has_learned(self) -> "TextConfig":
+        if self.frozen and self.text_encoder == "builtin":
+            raise ValueError(
+                "text.frozen is for an encoder that was trained before, and a new built-in one has learned nothing: "
+                "name a folder by --text_encoder, or leave out --frozen"
+            )
+        return self
+
 
 class DiffusionConfig(Section):
     """What the denoiser learns to predict, and how noise is laid on."""

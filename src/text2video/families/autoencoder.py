@@ -1,6 +1,6 @@
 """Video autoencoders and tokenizers as families: the codecs of other models, trained by the same loop as they are."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -9,16 +9,15 @@ from diffusers import DiffusionPipeline
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from ..diffusion.schedules import Schedule
 from ..errors import ModelError, UsageError
-from ..models.codecs import Latents
 from ..models.video_tokenizer import VideoTokenizer
 from ..models.video_vae import VideoVAE
-from ..pipelines import aligned, save
-from ..sizes import Bucket, ShapeRules
+from ..pipelines import aligned
+from ..sizes import ShapeRules
 from .base import AS_USUAL, Defaults, Opening, Task
 from .devices import placed
 from .imports import construct
+from .own import WithoutLevels
 
 if TYPE_CHECKING:
     from ..config import RunConfig
@@ -73,21 +72,14 @@ class VideoTokenizerPipeline(ReconstructionPipeline):
         self.register_modules(video_tokenizer=video_tokenizer)
 
 
-class Autoencoder:
+class Autoencoder(WithoutLevels):
     """`VideoVAE` alone. It denoises nothing and makes no videos from text: what trains is the objective's business."""
 
     model: ClassVar[Any] = VideoVAE
     pipeline: ClassVar[Any] = VideoAutoencoderPipeline
     name = "autoencoder"
-    dtype = torch.float32
-    options: frozenset[str] = frozenset()
-    frozen: tuple[str, ...] = ()
     denoiser_names: tuple[str, ...] = ("vae",)
-    lora_targets: tuple[str, ...] = ()
-    comfyui_prefix: str | None = None
-    comfyui_names: Mapping[str, str] = {}
-    timesteps = "uniform"
-    embeddings: Callable[[str], dict[str, Tensor]] | None = None
+    no_levels = DENOISES_NOTHING
 
     def create(self, config: "RunConfig") -> Any:
         """An untrained one."""
@@ -130,18 +122,6 @@ class Autoencoder:
         """
         raise UsageError(DENOISES_NOTHING)
 
-    def schedule(self, pipe: Any) -> Schedule:
-        """It has no noise levels.
-
-        Raises:
-            UsageError: always.
-        """
-        raise UsageError(DENOISES_NOTHING)
-
-    def prediction(self, pipe: Any) -> str:
-        """As `schedule`."""
-        raise UsageError(DENOISES_NOTHING)
-
     def denoisers(self, pipe: Any) -> dict[str, nn.Module]:
         """The autoencoder."""
         return {pipe.codec_name: pipe.codec}
@@ -179,24 +159,6 @@ class Autoencoder:
         """It reads no captions."""
         return {}
 
-    def embed(self, pipe: Any, caption: str) -> dict[str, Tensor]:
-        """As `encode_text`."""
-        return {}
-
-    def encode_video(self, pipe: Any, video: Tensor) -> Latents:
-        """It is trained on videos as they are."""
-        return Latents(video)
-
-    def encode_image(self, pipe: Any, video: Tensor) -> dict[str, Tensor]:
-        """Nothing is stored ahead."""
-        return {}
-
-    def conditions(
-        self, pipe: Any, items: Mapping[str, Any], x_0: Tensor, generators: Sequence[torch.Generator]
-    ) -> dict[str, Tensor]:
-        """It is told nothing else."""
-        return {}
-
     def predict(
         self, pipe: Any, modules: dict[str, nn.Module], x_t: Tensor, t: Tensor, condition: dict[str, Any]
     ) -> Any:
@@ -228,25 +190,6 @@ class Autoencoder:
             UsageError: always.
         """
         raise UsageError(DENOISES_NOTHING)
-
-    def adapt(self, pipe: Any, shape: Bucket, fps: float | None) -> None:
-        """It takes every shape that its strides allow."""
-
-    def use_text_encoder(self, pipe: Any, name: str) -> Any:
-        """It has none."""
-        return pipe
-
-    def use_sampler(self, pipe: Any, name: str) -> None:
-        """It has none.
-
-        Raises:
-            UsageError: always.
-        """
-        raise UsageError(DENOISES_NOTHING)
-
-    def save(self, pipe: Any, folder: Path) -> None:
-        """A folder with the model in it."""
-        save(pipe, folder)
 
 
 class Tokenizer(Autoencoder):

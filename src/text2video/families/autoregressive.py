@@ -5,10 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers.utils import logging
 from torch import Tensor, nn
 
-from ..diffusion.schedules import Schedule
 from ..errors import UsageError
 from ..models.autoregressive import AutoregressiveTransformer
 from ..models.codecs import Latents
@@ -19,6 +17,7 @@ from .autoregressive_pipeline import AutoregressivePipeline
 from .base import AS_USUAL, Defaults, Opening
 from .devices import placed
 from .native import NativeFamily, arguments, text_parts
+from .own import WithoutLevels, opened
 
 if TYPE_CHECKING:
     from ..config import RunConfig
@@ -26,11 +25,12 @@ if TYPE_CHECKING:
 NO_LEVELS = "An autoregressive model draws tokens and denoises nothing: it has no noise levels and no sampler."
 
 
-class Autoregressive(NativeFamily):
+class Autoregressive(WithoutLevels, NativeFamily):
     """`AutoregressiveTransformer` with a text encoder as of `NativeFamily`. The tokenizer of video stays as it is."""
 
     name = "autoregressive"
     options = frozenset({"temperature", "top_k", "top_p"})
+    no_levels = NO_LEVELS
     denoiser_names = ("transformer",)
 
     def create(
@@ -75,13 +75,7 @@ class Autoregressive(NativeFamily):
         opening: Opening = AS_USUAL,
     ) -> Any:
         """The pipeline in a folder; its tokenizer of video always comes along."""
-        if opening.parts or opening.variant:
-            raise UsageError("A model trained here takes no --variant and no further parts: leave them out.")
-        logging.disable_progress_bar()  # of loading, which takes no time
-        try:
-            pipe = AutoregressivePipeline.from_pretrained(path, dtype=dtype)
-        finally:
-            logging.enable_progress_bar()
+        pipe = opened(AutoregressivePipeline, path, dtype, opening)
         pipe.video_tokenizer.requires_grad_(False)
         return placed(pipe, device, opening.offload)
 
@@ -89,18 +83,6 @@ class Autoregressive(NativeFamily):
         """As it was trained."""
         own = pipe.config
         return Defaults(own["num_frames"], own["height"], own["width"], own["fps"], None, own["guidance_scale"])
-
-    def schedule(self, pipe: Any) -> Schedule:
-        """It has no noise levels.
-
-        Raises:
-            UsageError: always.
-        """
-        raise UsageError(NO_LEVELS)
-
-    def prediction(self, pipe: Any) -> str:
-        """As `schedule`."""
-        raise UsageError(NO_LEVELS)
 
     def encode_video(self, pipe: Any, video: Tensor) -> Latents:
         """Tokens `[B, 1, t, h, w]`."""

@@ -1,31 +1,28 @@
 """Generators trained against a discriminator as a family: text in, a video out in one step."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import DiffusionPipeline
-from diffusers.utils import logging
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from ..diffusion.schedules import Schedule
-from ..errors import ModelError, UsageError
-from ..models.codecs import Latents
+from ..errors import UsageError
 from ..models.gan import GENERATORS, Discriminator
 from ..models.layers import mean_token
 from ..models.text import BuiltinTextModel, TextEncoder
-from ..pipelines import aligned, save
+from ..pipelines import aligned
 from ..sizes import Bucket, ShapeRules
-from .base import AS_USUAL, Defaults, Opening, Task
+from .base import AS_USUAL, Defaults, Opening
 from .devices import placed
 from .imports import construct
+from .own import WithoutLevels, opened
 
 if TYPE_CHECKING:
     from ..config import RunConfig
 
-ONE_STEP = "This model makes a video in one step, without noise levels"
+ONE_STEP = "This model makes a video in one step, without noise levels."
 
 
 class VideoGANPipeline(DiffusionPipeline):
@@ -63,19 +60,12 @@ class VideoGANPipeline(DiffusionPipeline):
         return model(noise.to(self.device, model.dtype), caption.to(model.dtype), frames).sample.float()
 
 
-class VideoGAN:
+class VideoGAN(WithoutLevels):
     """A generator and the built-in text encoder. What trains against them is not kept."""
 
     name = "gan"
-    dtype = torch.float32
-    options: frozenset[str] = frozenset()
-    frozen: tuple[str, ...] = ()
     denoiser_names = ("generator",)
-    lora_targets: tuple[str, ...] = ()
-    comfyui_prefix: str | None = None
-    comfyui_names: Mapping[str, str] = {}
-    timesteps = "uniform"
-    embeddings: Callable[[str], dict[str, Tensor]] | None = None
+    no_levels = ONE_STEP
 
     def create(
         self, config: "RunConfig", captions: Iterable[str], shape: Bucket, tokenizer: Any = None
@@ -110,27 +100,11 @@ class VideoGAN:
         trainable_only: bool = False,
         opening: Opening = AS_USUAL,
     ) -> VideoGANPipeline:
-        """The pipeline in a folder.
-
-        Raises:
-            ModelError: it cannot be loaded.
-        """
-        if opening.parts or opening.variant:
-            raise UsageError("A model trained here takes no --variant and no further parts: leave them out.")
-        logging.disable_progress_bar()  # of loading, which takes no time
-        try:
-            pipe = VideoGANPipeline.from_pretrained(path, dtype=dtype, use_safetensors=True)
-        except (OSError, ValueError, SafetensorError) as error:
-            raise ModelError(f"The model in {str(path)!r} cannot be loaded: {error}") from None
-        finally:
-            logging.enable_progress_bar()
+        """The pipeline in a folder."""
+        pipe = opened(VideoGANPipeline, path, dtype, opening, use_safetensors=True)
         for part in (pipe.generator, pipe.text_encoder):
             aligned(part).eval()
         return placed(pipe, device, opening.offload)
-
-    def tasks(self, pipe: Any) -> tuple[Task, ...]:
-        """Videos from text."""
-        return ("text-to-video",)
 
     def rules(self, pipe: Any) -> ShapeRules:
         """The videos that it can make."""
@@ -141,18 +115,6 @@ class VideoGAN:
         own = pipe.generator.config
         return Defaults(own["num_frames"], own["height"], own["width"], pipe.config["fps"], 1, 1.0)
 
-    def schedule(self, pipe: Any) -> Schedule:
-        """It has no noise levels.
-
-        Raises:
-            UsageError: always.
-        """
-        raise UsageError(f"{ONE_STEP}: it has no schedule and no sampler.")
-
-    def prediction(self, pipe: Any) -> str:
-        """As `schedule`."""
-        raise UsageError(f"{ONE_STEP}: it predicts nothing.")
-
     def denoisers(self, pipe: Any) -> dict[str, nn.Module]:
         """The generator."""
         return {"generator": pipe.generator}
@@ -162,38 +124,10 @@ class VideoGAN:
         parts = {"generator": pipe.generator, "text_encoder": pipe.text_encoder}
         return parts | ({} if pipe.discriminator is None else {"discriminator": pipe.discriminator})
 
-    def learns(self, name: str) -> bool:
-        """All their weights."""
-        return True
-
-    def begin(self, pipe: Any, videos: Callable[[], Iterable[Tensor]]) -> None:
-        """Nothing."""
-
-    def settle(self, pipe: Any, videos: Callable[[], Iterable[Tensor]]) -> None:
-        """Nothing."""
-
     def encode_text(self, pipe: Any, modules: dict[str, nn.Module], captions: Sequence[str]) -> dict[str, Tensor]:
         """Captions -> a vector `caption` for each, `[B, D]`."""
         reader = TextEncoder(pipe.tokenizer, modules["text_encoder"], trainable=True)
         return {"caption": read_captions(reader, captions)}
-
-    def embed(self, pipe: Any, caption: str) -> dict[str, Tensor]:
-        """Its text encoder learns: nothing is embedded ahead."""
-        return {}
-
-    def encode_video(self, pipe: Any, video: Tensor) -> Latents:
-        """It is trained on videos as they are."""
-        return Latents(video)
-
-    def encode_image(self, pipe: Any, video: Tensor) -> dict[str, Tensor]:
-        """Nothing is stored ahead."""
-        return {}
-
-    def conditions(
-        self, pipe: Any, items: Mapping[str, Any], x_0: Tensor, generators: Sequence[torch.Generator]
-    ) -> dict[str, Tensor]:
-        """It is told nothing but captions."""
-        return {}
 
     def predict(
         self, pipe: Any, modules: dict[str, nn.Module], x_t: Tensor, t: Tensor, condition: dict[str, Any]
@@ -224,7 +158,9 @@ class VideoGAN:
         usual = {"num_inference_steps": 1, "guidance_scale": 1.0, "negative_prompt": "", "guidance_interval": None}
         usual |= dict.fromkeys(("image", "last_image", "video", "strength"))
         if wrong := [name for name, value in usual.items() if settings.get(name, value) != value]:
-            raise UsageError(f"{ONE_STEP}, from text alone: leave out {' and '.join(f'--{name}' for name in wrong)}.")
+            raise UsageError(
+                f"{ONE_STEP} It needs text alone: leave out {' and '.join(f'--{name}' for name in wrong)}."
+            )
         own = pipe.generator.config
         shape = [settings.get(name) or own[name] for name in ("num_frames", "height", "width")]
         pipe.generator.rules.check(shape)
@@ -232,25 +168,6 @@ class VideoGAN:
         if on_step:
             on_step(1, 1)
         return videos
-
-    def adapt(self, pipe: Any, shape: Bucket, fps: float | None) -> None:
-        """It keeps the shape that it was made for."""
-
-    def use_text_encoder(self, pipe: Any, name: str) -> Any:
-        """It keeps the one that it was made with."""
-        return pipe
-
-    def use_sampler(self, pipe: Any, name: str) -> None:
-        """It has none.
-
-        Raises:
-            UsageError: always.
-        """
-        raise UsageError(f"{ONE_STEP}: leave out --scheduler.")
-
-    def save(self, pipe: Any, folder: Path) -> None:
-        """The pipeline as a diffusers folder."""
-        save(pipe, folder)
 
 
 def read_captions(reader: TextEncoder, captions: Sequence[str]) -> Tensor:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers.utils import logging
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer
 
@@ -18,13 +17,14 @@ from ..models.latent_unet import LatentUNet3D
 from ..models.text import BuiltinTextModel, TextEncoder, padded, text_width
 from ..models.transformer import SIZES, VideoTransformer
 from ..models.unet3d import UNet3D
-from ..pipelines import DENOISERS, TextToVideoPipeline, leave_on_disk, save
+from ..pipelines import DENOISERS, TextToVideoPipeline, leave_on_disk
 from ..sections import FIELDS
 from ..sizes import Bucket, ShapeRules
-from .base import AS_USUAL, Defaults, Opening, Task
+from .base import AS_USUAL, Defaults, Opening
 from .devices import placed
 from .frozen import on_disk
 from .imports import import_class
+from .own import OwnFamily, opened
 
 if TYPE_CHECKING:
     from ..config import RunConfig
@@ -38,25 +38,18 @@ ARCHITECTURES: dict[str, tuple[type, str]] = {
 }
 
 
-class NativeFamily:
+class NativeFamily(OwnFamily):
     """A U-Net or a transformer over pixels or a codec's latents, with the built-in or a pretrained text encoder.
 
     `embeddings` stands in for a frozen text encoder that is not in memory.
     """
 
     name = "native"
-    dtype = torch.float32
-    options: frozenset[str] = frozenset()
-    frozen: tuple[str, ...] = ()
     denoiser_names = DENOISERS
     lora_targets = ("q", "kv", "qkv", "out")
-    comfyui_prefix: str | None = None
-    comfyui_names: Mapping[str, str] = {}
-    timesteps = "uniform"
 
     def __init__(self) -> None:
         self._frozen: TextEncoder | None = None
-        self.embeddings: Callable[[str], dict[str, Tensor]] | None = None
 
     def create(
         self,
@@ -114,20 +107,10 @@ class NativeFamily:
         opening: Opening = AS_USUAL,
     ) -> TextToVideoPipeline:
         """The pipeline in a folder; with `trainable_only` its frozen parts are left there, out of memory."""
-        if opening.parts or opening.variant:
-            raise UsageError("A model trained here takes no --variant and no further parts: leave them out.")
         left = on_disk(path) if trainable_only else {}
-        logging.disable_progress_bar()  # of loading, which takes no time
-        try:
-            pipe = TextToVideoPipeline.from_pretrained(path, dtype=dtype, **dict.fromkeys(left))
-        finally:
-            logging.enable_progress_bar()
+        pipe = opened(TextToVideoPipeline, path, dtype, opening, **dict.fromkeys(left))
         leave_on_disk(pipe, left)
         return placed(pipe, device, opening.offload)
-
-    def tasks(self, pipe: Any) -> tuple[Task, ...]:
-        """Videos from text."""
-        return ("text-to-video",)
 
     def defaults(self, pipe: Any) -> Defaults:
         """As it was trained."""
@@ -164,16 +147,6 @@ class NativeFamily:
         if pipe.reader().trainable:
             parts["text_encoder"] = pipe.text_encoder
         return parts
-
-    def begin(self, pipe: Any, videos: Callable[[], Iterable[Tensor]]) -> None:
-        """Nothing."""
-
-    def settle(self, pipe: Any, videos: Callable[[], Iterable[Tensor]]) -> None:
-        """Nothing."""
-
-    def learns(self, name: str) -> bool:
-        """All their weights."""
-        return True
 
     def encode_text(self, pipe: Any, modules: dict[str, nn.Module], captions: Sequence[str]) -> dict[str, Tensor]:
         """Captions -> token embeddings and their mask. A frozen encoder reads each caption once."""
@@ -253,17 +226,9 @@ class NativeFamily:
         if fps:
             pipe.register_to_config(fps=float(fps))
 
-    def use_text_encoder(self, pipe: Any, name: str) -> Any:
-        """A model of ours keeps the one that it was made with."""
-        return pipe
-
     def use_sampler(self, pipe: Any, name: str) -> None:
         """See `TextToVideoPipeline.use_sampler`."""
         pipe.use_sampler(name)
-
-    def save(self, pipe: Any, folder: Path) -> None:
-        """The pipeline as a diffusers folder."""
-        save(pipe, folder)
 
 
 def arguments(model: "ModelConfig") -> dict[str, Any]:
