@@ -127,7 +127,7 @@ class TextEncoder:
     def open(cls, name: str | Path, **kwargs: Any) -> "TextEncoder":
         """A pretrained encoder: clip, clip-b32, t5, umt5, a Hugging Face name, or a folder.
 
-        A folder is a transformers folder, or a finished model of ours, whose encoder is taken.
+        A folder is a transformers folder, or a finished run or model of ours, whose encoder is taken.
 
         Raises:
             ModelError: it is not on this machine and cannot be fetched, or is no text encoder.
@@ -135,6 +135,8 @@ class TextEncoder:
         from transformers import AutoConfig, AutoTokenizer, CLIPTextModel, T5EncoderModel, UMT5EncoderModel
 
         folder = Path(name)
+        if (folder / "final").is_dir():
+            name = folder = folder / "final"
         if (folder / "text_encoder").is_dir() and (folder / "tokenizer").is_dir():
             config = json.loads((folder / "text_encoder" / "config.json").read_text(encoding="utf-8"))
             if config.get("_class_name") != BuiltinTextModel.__name__:
