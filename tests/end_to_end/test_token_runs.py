@@ -145,7 +145,7 @@ def test_the_verbs_know_it(trained, tmp_path, capsys):
     capsys.readouterr()
     for wrong, said in (
         (["--num_inference_steps", "5"], "has no noise levels and no sampler. Leave out --num_inference_steps"),
-        (["--scheduler", "ddim"], "'ddim' is a sampler of diffusion"),
+        (["--scheduler", "ddim"], "has no noise levels and no sampler. Leave out --scheduler"),
         (["--num_frames", "6"], "frames"),
         (["--top_p", "1.5"], "top_p is 1.5"),
     ):

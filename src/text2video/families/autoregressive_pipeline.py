@@ -7,8 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import UsageError
-
 # The parts of a saved pipeline are found among imported modules only.
 from ..models import autoregressive as autoregressive
 from ..models import video_tokenizer as video_tokenizer
@@ -225,15 +223,4 @@ class AutoregressivePipeline(TextPipeline):
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,
-        )
-
-    def use_sampler(self, name: str) -> None:
-        """It has none.
-
-        Raises:
-            UsageError: always.
-        """
-        raise UsageError(
-            f"An autoregressive model draws tokens one after another, and {name!r} is a sampler of diffusion: leave it "
-            "out. --temperature, --top_k and --top_p say how tokens are drawn."
         )

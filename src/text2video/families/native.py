@@ -269,8 +269,8 @@ def text_parts(
     if config.text_encoder != "builtin":
         with torch.random.fork_rng(devices=[]):  # the denoiser begins the same whether this is loaded or not
             encoder = TextEncoder.open(config.text_encoder)
-        if config.frozen:
-            encoder.model.requires_grad_(False)
+        if isinstance(encoder.model, BuiltinTextModel):
+            encoder.model.frozen = config.frozen
     elif tokenizer is not None:
         model = BuiltinTextModel(len(tokenizer), config.text_width, config.text_layers, config.max_tokens)
         encoder = TextEncoder(tokenizer, model)

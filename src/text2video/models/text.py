@@ -54,6 +54,7 @@ class BuiltinTextModel(ModelMixin, ConfigMixin):
     """
 
     _supports_gradient_checkpointing = False
+    frozen = False  # in this run: a model that is opened again may learn again
 
     @register_to_config
     def __init__(self, vocab_size: int, width: int = 256, num_layers: int = 2, max_tokens: int = 77):
@@ -106,7 +107,7 @@ class TextEncoder:
 
     def __init__(self, tokenizer: Any, model: nn.Module, trainable: bool | None = None, filled: bool = False):
         self.tokenizer, self.model, self.filled = tokenizer, model, filled
-        learns = isinstance(model, BuiltinTextModel) and any(p.requires_grad for p in model.parameters())
+        learns = isinstance(model, BuiltinTextModel) and not model.frozen
         self.trainable = learns if trainable is None else trainable
         self._known: dict[str, Tensor] = {}
 

@@ -12,10 +12,11 @@ from .outlines import signed_distance
 from .parsing import Ask, Request, parse
 from .signals import depth, mask, rhythm, sound
 from .things import PALETTE, Background, Scene, Thing
-from .worlds import FULL, SMALL, WORLDS, Split, World, WorldName, random_scene, seeded
+from .worlds import FULL, MOON, SMALL, WORLDS, Split, World, WorldName, random_scene, seeded
 
 __all__ = [
     "FULL",
+    "MOON",
     "PALETTE",
     "SMALL",
     "WORLDS",
