@@ -21,7 +21,7 @@ def table(result: "ShapesResult") -> list[str]:
         lines.append(f"{name:<26}{counts:>12}{rate.rate:>9.1%}   {interval:<18}{result.control[name].rate:>16.1%}")
     if len(result.by_things) > 1:
         for number, rates in result.by_things.items():
-            lines += [f"{'one thing' if number == 1 else f'{number} things'}"]
+            lines.append("one thing" if number == 1 else f"{number} things")
             for name, rate in rates.items():
                 counts, interval = f"{rate.successes} of {rate.n}", f"{rate.low:.1%} to {rate.high:.1%}"
                 lines.append(f"  {name:<24}{counts:>12}{rate.rate:>9.1%}   {interval}")
