@@ -24,6 +24,7 @@ import numpy as np
 from machine import write_result
 
 from text2video.data.shapes import Scene, SeenThing, describe, make_clip, mask, render
+from text2video.data.shapes.drawing import WHOLE
 from text2video.data.shapes.signals import SIGNALS
 from text2video.families.devices import choose_device
 from text2video.families.opening import model_folder, open_model
@@ -63,7 +64,7 @@ def followed(family: Any, pipe: Any, name: str, options: argparse.Namespace) -> 
         if name == "first_frame":
             value: Any = render(scene, *shape)[0]
         else:
-            value = SIGNALS[name](scene, shape, seconds, f"benchmark/{index}")
+            value = SIGNALS[name](scene, shape, seconds, f"benchmark/{index}", WHOLE)
         settings = Settings(
             conditions={name: value},
             condition_scales={name: options.scale},

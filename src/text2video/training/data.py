@@ -79,7 +79,7 @@ def open_data(
             max_objects=world.max_objects,
             world=world.world,
             conditions=conditions,
-            fps=config.fps or 8,
+            fps=config.fps,
         )
         train = make(world.clips, world.shapes_seed)
         num_val = round(world.clips * config.val_fraction)

@@ -7,7 +7,8 @@ import torch
 
 from text2video import video
 from text2video.data import shapes
-from text2video.data.shapes import ShapesDataset, make_clip, render
+from text2video.data.conditions import Wanted
+from text2video.data.shapes import PALETTE, ShapesDataset, make_clip, render
 from text2video.errors import DataError, UsageError
 
 
@@ -78,6 +79,31 @@ def test_the_wording_changes_with_the_epoch_and_the_video_does_not():
     assert len({item["caption"] for item in items}) > 10
     assert all(torch.equal(item["video"], items[0]["video"]) for item in items)
     assert dataset[1, 7]["caption"] == items[7]["caption"]
+
+
+def test_with_a_frame_rate_each_epoch_shows_a_window_of_the_clip():
+    whole = ShapesDataset(3, num_frames=16, height=16, width=16)[1]["video"]
+    windows = ShapesDataset(3, num_frames=4, height=16, width=16, fps=8)
+    begins = set()
+    for epoch in range(12):
+        shown = windows[1, epoch]["video"]
+        assert torch.equal(shown, windows[1, epoch]["video"])
+        near = [(whole[:, begin : begin + 4] - shown).abs().max() for begin in range(13)]
+        begins.add(int(torch.stack(near).argmin()))
+        assert min(near) < 0.6  # of 2: a window lies up to half a frame from whole frames
+    assert len(begins) > 4
+    assert torch.equal(ShapesDataset(3, num_frames=16, height=16, width=16, fps=8)[1, 5]["video"], whole)
+
+
+def test_conditions_are_of_the_window_that_is_shown():
+    told = {name: Wanted(lambda value, view: value, name) for name in ("mask", "audio")}
+    for epoch in range(6):
+        shown = ShapesDataset(3, num_frames=4, height=32, width=32, fps=8, conditions=told)[1, epoch]
+        masks, sound = shown["conditions"]["mask"], shown["conditions"]["audio"]
+        colour = torch.tensor(PALETTE[make_clip(1)[0].things[0].colour]) / 127.5 - 1
+        own = torch.from_numpy(masks > 0).expand(3, *masks.shape)
+        assert (shown["video"][own].reshape(3, -1).mean(1) - colour).abs().max() < 0.1
+        assert 0.5 <= sound.seconds <= 2
 
 
 def test_clips_of_the_full_world_are_written_and_drawn_alike(tmp_path):

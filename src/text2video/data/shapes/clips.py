@@ -14,9 +14,9 @@ from torch.utils.data import Dataset
 from ... import video
 from ...errors import DataError
 from ..conditions import Wanted
-from .drawing import render
+from .drawing import WHOLE, Span, render
 from .language import Wording, prompt
-from .signals import SIGNALS, require
+from .signals import LAST, SIGNALS, require
 from .things import Scene
 from .worlds import WORLDS, Split, WorldName, random_scene, seeded
 
@@ -115,7 +115,8 @@ class ShapesDataset(Dataset):
 
     Args:
         conditions: name -> what is wanted, whose source is one of `SIGNALS` or `first_frame`.
-        fps: frames a second: how long a clip lasts, for its sound.
+        fps: frames a second, from a window of the clip that every epoch draws anew, as from files; None, or where the
+            clip is too short: evenly over all of it.
     """
 
     def __init__(
@@ -130,7 +131,7 @@ class ShapesDataset(Dataset):
         world: WorldName = "small",
         wording: Wording = "train",
         conditions: Mapping[str, Wanted] | None = None,
-        fps: float = 8,
+        fps: float | None = None,
     ) -> None:
         WORLDS[world].require(max_objects)
         self.seed, self.max_objects = seed, max_objects
@@ -162,15 +163,30 @@ class ShapesDataset(Dataset):
         if not 0 <= index < len(self.ids):
             raise IndexError(f"clip {index} of {len(self.ids)}")
         scene, caption = self._make(index, epoch)
+        span = self._span(index, epoch)
         pixels = np.empty((3, *self._shape), np.float32)
-        frames = render(scene, *self._shape)
+        frames = render(scene, *self._shape, span)
         np.divide(frames.transpose(3, 0, 1, 2), np.float32(127.5), out=pixels)
         pixels -= 1
-        told = {name: self._condition(wanted, index, scene, frames) for name, wanted in self.conditions.items()}
+        told = {
+            name: self._condition(wanted, self.ids[index], scene, frames, span)
+            for name, wanted in self.conditions.items()
+        }
         return {"video": torch.from_numpy(pixels), "caption": caption, "id": self.ids[index], "conditions": told}
 
-    def _condition(self, wanted: Wanted, index: int, scene: Scene, frames: np.ndarray) -> torch.Tensor:
-        view, id = video.View(*self._shape, fps=self.fps), f"{self.seed}/{self.ids[index]}"
+    def _span(self, index: int, epoch: int) -> Span:
+        """The part of the clip that an epoch shows."""
+        length = 1.0 if self.fps is None else (self._shape[0] - 1) / self.fps / LAST
+        if length >= 1:
+            return WHOLE
+        begin = seeded("window", self.seed, epoch, self.ids[index]).uniform(0, 1 - length)
+        return begin, begin + length
+
+    def _condition(self, wanted: Wanted, name: str, scene: Scene, frames: np.ndarray, span: Span) -> torch.Tensor:
+        fps = self.fps or 8
+        view = video.View(*self._shape, fps=fps)
         if wanted.source == "first_frame":
             return wanted.read(frames[0], view)
-        return wanted.read(SIGNALS[wanted.source](scene, self._shape, self._shape[0] / self.fps, id), view)
+        seconds = self._shape[0] / fps if span == WHOLE else LAST + 1 / fps
+        signal = SIGNALS[wanted.source]
+        return wanted.read(signal(scene, self._shape, seconds, f"{self.seed}/{name}", span), view)

@@ -8,6 +8,9 @@ import numpy as np
 from .outlines import signed_distance
 from .things import Background, Scene, Thing
 
+Span = tuple[float, float]
+"""Part of a scene's time: when it begins and ends, from 0 to 1."""
+WHOLE: Span = (0.0, 1.0)
 _SHADOW = 0.45  # how much darker it is in the middle of a shadow
 _FALL = (0.012, 0.028)  # a shadow lies so far to the right and below, in frame sides
 _SOFT = 0.05  # frame sides from full shadow to none
@@ -16,14 +19,21 @@ _TINT = 0.16  # of a background's level
 _NOISE = 32  # grains along a frame's side
 
 
-def render(scene: Scene, num_frames: int = 16, height: int = 64, width: int = 64) -> np.ndarray:
-    """The scene as uint8 `[T, H, W, 3]`, anti-aliased; in a frame that is not square it fills the middle square."""
-    u = np.linspace(0, 1, num_frames) if num_frames > 1 else np.array([0.5])
+def render(scene: Scene, num_frames: int = 16, height: int = 64, width: int = 64, span: Span = WHOLE) -> np.ndarray:
+    """The scene as uint8 `[T, H, W, 3]`, anti-aliased; in a frame that is not square it fills the middle square.
+
+    The frames are spread evenly over `span`; one alone is in its middle.
+    """
+    u = _times(num_frames, span)
     ground = _ground(scene.background, height, width)  # [H, W, 3]
     frames = np.broadcast_to(ground, (num_frames, height, width, 3)).copy()
     for thing in reversed(scene.things):
         _draw(frames, thing, u, scene.shadows)
     return (frames + np.float32(0.5)).astype(np.uint8)
+
+
+def _times(num_frames: int, span: Span) -> np.ndarray:
+    return np.linspace(*span, num_frames) if num_frames > 1 else np.array([sum(span) / 2])
 
 
 def _draw(frames: np.ndarray, thing: Thing, u: np.ndarray, lit: bool) -> None:
@@ -55,9 +65,9 @@ def _draw(frames: np.ndarray, thing: Thing, u: np.ndarray, lit: bool) -> None:
     frames[where] = patch
 
 
-def cover(thing: Thing, num_frames: int, height: int, width: int) -> np.ndarray:
+def cover(thing: Thing, num_frames: int, height: int, width: int, span: Span = WHOLE) -> np.ndarray:
     """How much of each pixel a thing covers, float32 `[T, H, W]` in [0, 1], whatever is before it."""
-    u = np.linspace(0, 1, num_frames) if num_frames > 1 else np.array([0.5])
+    u = _times(num_frames, span)
     x, y, pixels = _grid(height, width)
     cx, cy, radius = (v.astype(np.float32)[:, None, None] for v in (*thing.centre(u), thing.radius(u)))
     x, y = np.broadcast_arrays(x[None, None, :] - cx, y[None, :, None] - cy)  # each [T, H, W]

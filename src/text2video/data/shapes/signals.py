@@ -7,27 +7,29 @@ import numpy as np
 from ...errors import DataError
 from ...video import Sound
 from ...video.sound import RATE
-from .drawing import cover
+from .drawing import WHOLE, Span, cover
 from .things import BOUNCES, CHANGING_COLOUR, DIRECTIONS, ORBITS, RESIZED, Scene
 from .worlds import seeded
 
+LAST = 15 / 8
+"""Seconds after which the last frame of a clip begins, of 16 frames at 8 a second: as `write` makes them."""
 BEATS = 8
 """Of a bar. The first is always struck, the next five tell the motion, two are silent."""
 _RHYTHMS = (*DIRECTIONS, *RESIZED, "rotating", "still", *BOUNCES, *ORBITS, CHANGING_COLOUR)
 
 
-def depth(scene: Scene, num_frames: int, height: int, width: int) -> np.ndarray:
+def depth(scene: Scene, num_frames: int, height: int, width: int, span: Span = WHOLE) -> np.ndarray:
     """How near things are, uint8 `[T, H, W]`: the first is white, each behind it darker, the background black."""
     levels = np.zeros((num_frames, height, width), np.float32)
     for order, thing in reversed(list(enumerate(scene.things))):
-        shown = cover(thing, num_frames, height, width)
+        shown = cover(thing, num_frames, height, width, span)
         levels += shown * (255 * (1 - order / 4) - levels)
     return levels.round().astype(np.uint8)
 
 
-def mask(scene: Scene, num_frames: int, height: int, width: int) -> np.ndarray:
+def mask(scene: Scene, num_frames: int, height: int, width: int, span: Span = WHOLE) -> np.ndarray:
     """Where the first thing is, uint8 `[T, H, W]`, 0 or 255."""
-    return np.where(cover(scene.things[0], num_frames, height, width) > 0.5, 255, 0).astype(np.uint8)
+    return np.where(cover(scene.things[0], num_frames, height, width, span) > 0.5, 255, 0).astype(np.uint8)
 
 
 def rhythm(motion: str) -> np.ndarray:
@@ -49,15 +51,20 @@ def sound(scene: Scene, seconds: float, rng: np.random.Generator) -> Sound:
     return Sound(samples.clip(-1, 1).astype(np.float32))
 
 
-# name -> value, of (scene, (frames, height, width), seconds, id)
-SIGNALS: dict[str, Callable[[Scene, tuple[int, int, int], float, str], object]] = {
-    "depth": lambda scene, shape, seconds, id: depth(scene, *shape),
-    "mask": lambda scene, shape, seconds, id: mask(scene, *shape),
-    "audio": lambda scene, shape, seconds, id: sound(scene, seconds, seeded("sound", id)),
-    "colour": lambda scene, shape, seconds, id: scene.things[0].colour,
-    "shape": lambda scene, shape, seconds, id: scene.things[0].shape,
-    "motion": lambda scene, shape, seconds, id: scene.things[0].motion,
-    "place": lambda scene, shape, seconds, id: [scene.things[0].x, scene.things[0].y],
+def _heard(scene: Scene, seconds: float, id: str, span: Span) -> Sound:
+    whole = sound(scene, seconds, seeded("sound", id))
+    return Sound(whole.samples[round(span[0] * LAST * RATE) :])
+
+
+# name -> value, of (scene, (frames, height, width), seconds of the whole clip, id, the part of it that is shown)
+SIGNALS: dict[str, Callable[[Scene, tuple[int, int, int], float, str, Span], object]] = {
+    "depth": lambda scene, shape, seconds, id, span: depth(scene, *shape, span),
+    "mask": lambda scene, shape, seconds, id, span: mask(scene, *shape, span),
+    "audio": lambda scene, shape, seconds, id, span: _heard(scene, seconds, id, span),
+    "colour": lambda scene, shape, seconds, id, span: scene.things[0].colour,
+    "shape": lambda scene, shape, seconds, id, span: scene.things[0].shape,
+    "motion": lambda scene, shape, seconds, id, span: scene.things[0].motion,
+    "place": lambda scene, shape, seconds, id, span: [scene.things[0].x, scene.things[0].y],
 }
 
 
