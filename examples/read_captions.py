@@ -6,7 +6,7 @@ are asked for the colour, shape, motion ... of every thing, and their mean for a
 denoiser then starts with words that it only has to draw.
 
     python examples/read_captions.py runs/words
-    text2video train configs/moving-shapes.yaml    # has text_encoder: runs/words
+    text2video train --shapes --world full --text_encoder runs/words --frozen --output_dir runs/full
 
 The folder is a text encoder for `--text_encoder`. Captions of held-out combinations are never learned from; the figures
 that are printed are of 500 of them.

@@ -34,7 +34,7 @@ def shapes(
         num_frames: Frames of each clip.
         fps: Frames a second.
         world: full: more shapes, motions and colours, relations, counting, shadows; moon: a moon alone in the world
-            full, which has none.
+            small, which has none.
         max_objects: Shapes in a scene, at most: 2, in the world full 3, in the world moon 1.
         split: heldout: only the combinations of colour, shape and motion that train never has.
     """

@@ -136,6 +136,6 @@ def test_a_moon_is_read_in_its_world_and_nothing_else_is_taken_for_one():
         scene, caption = make_clip(index, 5, "heldout" if index % 2 else "train", world="moon")
         found = check(render(scene, 16, 64, 64), caption, "moon")
         assert all(found.values()), (caption, found)
-        scene, _ = make_clip(index, 5, world="full")
+        scene, _ = make_clip(index, 5)
         frames = render(scene, 16, 64, 64)
-        assert describe(frames, "moon") == describe(frames, "full")
+        assert describe(frames, "moon") == describe(frames, "small")

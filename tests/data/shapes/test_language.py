@@ -3,7 +3,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from text2video.data.shapes import FULL, MOON, SMALL, make_clip, parse, prompt, sentences, words
+from text2video.data.shapes import FULL, SMALL, make_clip, parse, prompt, sentences, words
 from text2video.errors import DataError
 
 
@@ -40,7 +40,7 @@ def test_grammar_and_world_know_the_same_things():
     assert (*words.DIRECTION_WORDS, *words.CHANGE_WORDS) == SMALL.motions
     assert tuple(words.BACKGROUND_WORDS) == SMALL.backgrounds
     assert FULL.colours == words.COLOURS
-    assert tuple(words.SHAPE_WORDS) == MOON.shapes
+    assert tuple(words.SHAPE_WORDS) == (*FULL.shapes, "moon")
     assert set(words.ACTIONS) == set(words.PASSIVES) == set(FULL.motions)
     assert tuple(words.TINTED_WORDS) == FULL.backgrounds
     assert tuple(words.RELATION_WORDS) == FULL.relations

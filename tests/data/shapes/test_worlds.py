@@ -95,8 +95,8 @@ def test_the_world_of_a_new_word_holds_that_shape_alone():
         assert {thing.shape for scene, _ in clips for thing in scene.things} == {"moon"}
         assert all(parse(caption).things[0].shape == "moon" for _, caption in clips)
     things = [make_clip(i, 3, world="moon")[0].things[0] for i in range(400)]
-    assert {t.motion for t in things} == set(FULL.motions)
-    assert "moon" not in FULL.shapes
+    assert {t.motion for t in things} == set(SMALL.motions)
+    assert "moon" not in SMALL.shapes
 
 
 @pytest.mark.parametrize(("world", "most"), [("small", "1 or 2"), ("full", "1, 2 or 3"), ("moon", "1 thing")])

@@ -101,8 +101,8 @@ FULL = World(
     scales=((1.0, 1.0), (0.8, 0.75), (0.65, 0.65)),
     lit=True,
 )
-# A new word for a model of the full world: the same, and one more shape, which every scene is of.
-MOON = replace(FULL, name="moon", shapes=(*FULL.shapes, "moon"), relations=(), scales=FULL.scales[:1], only="moon")
+# A new word for a model of the small world: the same, and one more shape, which every scene is of.
+MOON = replace(SMALL, name="moon", shapes=(*SMALL.shapes, "moon"), scales=SMALL.scales[:1], only="moon")
 WORLDS: dict[str, World] = {world.name: world for world in (SMALL, FULL, MOON)}
 
 
