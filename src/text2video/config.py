@@ -29,6 +29,7 @@ from .sections import (
     TrainConfig,
     VaeConfig,
 )
+from .shipped import place_of
 from .stages import Stage, in_sections, laid_over
 from .values import merged, over, preset_file, read_yaml
 
@@ -211,7 +212,8 @@ OURS = (
 
 def made_here(model: Any) -> bool:
     """Whether a model was trained by this package from nothing: it goes on as it was, by no preset."""
-    for folder in (Path(str(model)), Path(str(model)) / "final", Path(str(model)).parent):
+    place = place_of(str(model))
+    for folder in (place, place / "final", place.parent):
         index = folder / "model_index.json"
         if index.is_file():
             text = index.read_text(encoding="utf-8", errors="replace")

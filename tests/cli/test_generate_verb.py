@@ -163,8 +163,8 @@ def test_it_asks_for_model_and_prompts(command, tiny, monkeypatch, end):
 
 def test_nobody_to_ask_is_wrong_usage(command, tiny, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
-    code, _, err = command("generate", "--prompt", "a")
-    assert (code, "--model" in err) == (2, True)
+    code, _, err = command("generate")
+    assert (code, "--prompt_file" in err) == (2, True)
     code, _, err = command("generate", "--model", tiny / "run")
     assert (code, "--prompt_file" in err) == (2, True)
     monkeypatch.setattr("sys.stdin", io.StringIO("a\n"))

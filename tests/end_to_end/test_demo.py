@@ -21,6 +21,11 @@ def rows(folder):
     return json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))["prompts"]
 
 
+def test_the_demo_first_shows_the_model_of_the_package(made):
+    assert len(list((made / "moving-shapes").glob("*.mp4"))) == 2
+    assert (made / "moving-shapes" / "contact_sheet.png").is_file()
+
+
 def test_the_demo_makes_data_a_model_and_a_report(made):
     assert len(list((made / "data" / "videos").glob("*.mp4"))) == 16
     assert video.probe(made / "data" / "videos" / "train-000000.mp4").width == 64
@@ -39,7 +44,7 @@ def test_a_stopped_demo_goes_on(made, capsys):
     assert main.run(["demo", "--fast", "--output_dir", str(made)]) == 0
     assert rows(made / "evaluation") == before
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[:4]] == ["data", "training", "evaluation", "report"]
+    assert [line.split()[0] for line in lines[:5]] == ["first", "data", "training", "evaluation", "report"]
     assert lines[-2] == str(made / "report.html")
     assert re.fullmatch(r"accuracy: \d+\.\d%", lines[-1])
     assert (made / "report.html").is_file()

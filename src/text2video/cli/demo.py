@@ -1,4 +1,4 @@
-"""`text2video demo`: the main job from nothing to a report, on data that it makes itself."""
+"""`text2video demo`: videos of the model that comes with the package, then the main job from nothing to a report."""
 
 import time
 from collections.abc import Iterator
@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..shipped import SHIPPED
 from .results import table, write_page
 from .terminal import progress, say
 
@@ -14,12 +15,14 @@ if TYPE_CHECKING:
 
 CONFIG = Path(__file__).parents[1] / "assets" / "demo.yaml"
 PROMPTS, BATCH = 256, 16
+FIRST = 6  # videos of the model that comes with the package
 CLIPS, SHOWN = 2000, 200  # files written for training to read; to look at, where training draws the same clips itself
 FAST = "--max_steps=3 --batch_size=2 --num_workers=0 --val_samples=2 --sample_steps=0 --num_inference_steps=2"
 
 
 def demo(*, output_dir: Path = Path("runs/demo"), fast: bool = False) -> None:
-    """Make a demo data set, train a small model on it, generate, check, and write one HTML report.
+    """Show the model that comes with the package; then make a demo data set, train a small model on it, generate,
+    check, and write one HTML report.
 
     Prompts are of combinations of colour, shape and motion that no training clip has. A demo that was stopped goes on
     where it stood when it is started again.
@@ -52,6 +55,8 @@ def demo(*, output_dir: Path = Path("runs/demo"), fast: bool = False) -> None:
         times[name] = time.perf_counter() - started
         say(f"{name:<11}{times[name]:>7.1f} s   {what}")
 
+    with stage("first", f"videos of the model {SHIPPED} in {output_dir / SHIPPED}"):
+        show(output_dir / SHIPPED, fast)
     with stage("data", f"{clips} clips in {data}"), progress("writing clips", "clips") as report:
         if not data.exists():  # it appears whole or not at all
             seed, objects = (world.shapes_seed, world.max_objects) if world else (config.seed, 1)
@@ -73,6 +78,23 @@ def demo(*, output_dir: Path = Path("runs/demo"), fast: bool = False) -> None:
         say(line)
     say(page)
     say(f"accuracy: {result.accuracy.rate:.1%}")
+
+
+def show(folder: Path, fast: bool) -> None:
+    """Videos of the model that comes with the package, and one picture of them all, where they are not there yet."""
+    if folder.exists():
+        return
+    from ..evaluation.shapes import split_prompts
+    from ..families.base import AS_USUAL
+    from ..generation import Settings
+    from .videos import Videos
+
+    extras = {"save_gif": False, "save_frames": False, "visualize": True}
+    videos = Videos(SHIPPED, "auto", "auto", AS_USUAL, folder, None, extras, batch_size=FIRST)
+    prompts = split_prompts("heldout", 2 if fast else FIRST)
+    with progress("generating", "steps") as report:
+        *_, sheet = videos.make(prompts, Settings(num_inference_steps=2 if fast else None), report)
+    say(sheet)
 
 
 def begin(config: "RunConfig") -> None:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 from cyclopts.types import NonNegativeInt, PositiveInt
 
+from ..shipped import SHIPPED
 from .results import table, write_page
 from .sampling import NO_OPTIONS, Options
 from .terminal import progress, say
@@ -13,7 +14,7 @@ from .terminal import progress, say
 
 def evaluate(
     *,
-    model: Annotated[Path, Parameter(name=["--model", "--model_path", "--checkpoint"])],
+    model: Annotated[Path, Parameter(name=["--model", "--model_path", "--checkpoint"])] = SHIPPED,
     num_prompts: PositiveInt = 256,
     seed: NonNegativeInt = 0,
     split: Literal["heldout", "train"] = "heldout",
@@ -37,7 +38,7 @@ def evaluate(
     Written are evaluation.json, with the outcome of every prompt, and sheet.png, the first videos.
 
     Args:
-        model: A run's folder, or its final folder.
+        model: A run's folder, or its final folder; without it, the model that comes with the package.
         num_prompts: One video is made for each.
         seed: Of the first video, and of the demo world that the prompts are from.
         split: heldout: combinations of colour, shape and motion that were never trained.

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 from cyclopts.types import PositiveInt
 
 from ..errors import UsageError
+from ..shipped import SHIPPED
 from .answering import AS_GIVEN, Polishing
 from .prompts import ask, asked_prompts, read_prompts
 from .sampling import AS_TRAINED, AS_USUAL, NO_OPTIONS, Opened, Options, Sampling, numbers, pairs
@@ -39,11 +40,11 @@ def generate(
 ) -> None:
     """Make videos from prompts with a trained model.
 
-    Beside each video stands a JSON file with its prompt, seed and settings. Without a model, or without prompts, it
-    asks for them; an empty line ends.
+    Beside each video stands a JSON file with its prompt, seed and settings. Without a model the one is used that comes
+    with the package. With neither model nor prompts it asks for both; an empty line ends.
 
     Args:
-        model: A run's folder, or the model's folder in it.
+        model: A run's folder, the model's folder in it, or a model's name; else moving-shapes, of the package.
         prompts: One or more prompts, each in quotes.
         prompt: One prompt.
         prompt_file: A text file with a prompt a line.
@@ -69,7 +70,8 @@ def generate(
         check_one_video(output_video, len(wanted) * sampling.num_videos_per_prompt)
     extras = {"save_gif": save_gif, "save_frames": save_frames, "visualize": visualize}
     check_stream(stream, window, [name for name, value in extras.items() if value], batch_size, output_video)
-    model = model or ask_model()
+
+    model = model or (SHIPPED if wanted else ask_model())
 
     from ..families.imports import import_class
     from ..generation import Settings
@@ -95,10 +97,9 @@ def generate(
 
 
 def ask_model() -> Path:
-    """The model's path from the keyboard."""
-    if answer := ask("Model: "):
-        return Path(answer).expanduser()
-    raise UsageError("No model is named. Give --model with a run's folder, or the model's folder in it.")
+    """The model's path from the keyboard, or the model of the package."""
+    answer = ask(f"Model (Enter for {SHIPPED}): ")
+    return Path(answer).expanduser() if answer else SHIPPED
 
 
 def check_one_video(path: Path, count: int) -> None:

@@ -1,16 +1,19 @@
-"""`text2video models`: the pretrained models that can be used."""
+"""`text2video models`: the models that go by a name."""
 
+from ..shipped import PLACE, SHIPPED
 from .terminal import say
 
 
 def models() -> None:
-    """List the pretrained models that can be used, and which of them are on this machine.
+    """List the models that go by a name, and which of them are on this machine.
 
     Memory is that of the denoiser's weights in 16 bits; `text2video plan` says what training and sampling need.
     """
     from ..families.catalog import on_this_machine, published
 
     rows = [("MODEL", "FAMILY", "TASKS", "LICENCE", "DISK", "MEMORY", "HERE")]
+    size = sum(file.stat().st_size for file in PLACE.rglob("*")) / 1e9
+    rows.append((str(SHIPPED), "native", "text", "Apache-2.0", f"{size:.2f} GB", f"{size:.2f} GB", "yes"))
     for family, model in published():
         tasks = ", ".join(task.replace("-to-video", "") for task in model.tasks)
         disk = f"{model.gigabytes:g} GB" if model.gigabytes else "?"

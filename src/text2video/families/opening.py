@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ..errors import ModelError, UsageError
+from ..shipped import place_of
 from . import lora
 from .base import AS_USUAL, Family, Opening
 from .devices import choose_device, choose_dtype
@@ -130,12 +131,12 @@ def open_model(
 
 def model_folder(path: str | Path) -> Path:
     """The folder of the pipeline (or adapter) that a path means: a pipeline, a run, a checkpoint, a part such as
-    `final/unet`, or the name of a published model.
+    `final/unet`, or a model's name: `moving-shapes`, which comes with the package, or that of a published one.
 
     Raises:
         ModelError: a published model is named that is not on this machine.
     """
-    path = Path(path)
+    path = place_of(path)
     if not path.exists():
         from .catalog import named  # it knows all families, and they know this module
 
