@@ -21,8 +21,9 @@ FAST = "--max_steps=3 --batch_size=2 --num_workers=0 --val_samples=2 --sample_st
 
 
 def demo(*, output_dir: Path = Path("runs/demo"), fast: bool = False) -> None:
-    """Show the model that comes with the package; then make a demo data set, train a small model on it, generate,
-    check, and write one HTML report.
+    """Make a demo data set, train a small model on it, generate, check, and write one HTML report.
+
+    Before that, it shows videos of the model that comes with the package.
 
     Prompts are of combinations of colour, shape and motion that no training clip has. A demo that was stopped goes on
     where it stood when it is started again.

@@ -27,7 +27,7 @@ VERBS = {
     "train": "Train a model on captioned clips.",
     "generate": "Make videos from prompts with a trained model.",
     "export": "Write a trained adapter for other tools, and read it back to be sure.",
-    "models": "List the pretrained models that can be used, and which of them are on this machine.",
+    "models": "List the models that go by a name, and which of them are on this machine.",
     "evaluate": "Check generated videos of the demo world against their prompts, exactly.",
     "doctor": "Say what this machine can do and what is missing.",
 }
