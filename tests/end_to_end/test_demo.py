@@ -41,8 +41,11 @@ def test_a_stopped_demo_goes_on(made, capsys):
     before = rows(made / "evaluation")
     shutil.rmtree(made / "final")  # as if it had been stopped after the last checkpoint
     (made / "report.html").unlink()
+    (made / "moving-shapes" / "contact_sheet.png").unlink()  # and here amid its first videos
     assert main.run(["demo", "--fast", "--output_dir", str(made)]) == 0
     assert rows(made / "evaluation") == before
+    assert (made / "moving-shapes" / "contact_sheet.png").is_file()
+    assert len(list((made / "moving-shapes").glob("*.mp4"))) == 2
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[:5]] == ["first", "data", "training", "evaluation", "report"]
     assert lines[-2] == str(made / "report.html")

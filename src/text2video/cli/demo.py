@@ -56,7 +56,7 @@ def demo(*, output_dir: Path = Path("runs/demo"), fast: bool = False) -> None:
         times[name] = time.perf_counter() - started
         say(f"{name:<11}{times[name]:>7.1f} s   {what}")
 
-    with stage("first", f"videos of the model {SHIPPED} in {output_dir / SHIPPED}"):
+    with stage("first", f"videos of the model {SHIPPED}, {output_dir / SHIPPED / 'contact_sheet.png'}"):
         show(output_dir / SHIPPED, fast)
     with stage("data", f"{clips} clips in {data}"), progress("writing clips", "clips") as report:
         if not data.exists():  # it appears whole or not at all
@@ -83,7 +83,7 @@ def demo(*, output_dir: Path = Path("runs/demo"), fast: bool = False) -> None:
 
 def show(folder: Path, fast: bool) -> None:
     """Videos of the model that comes with the package, and one picture of them all, where they are not there yet."""
-    if folder.exists():
+    if (folder / "contact_sheet.png").exists():  # what is written last
         return
     from ..evaluation.shapes import split_prompts
     from ..families.base import AS_USUAL
@@ -94,8 +94,7 @@ def show(folder: Path, fast: bool) -> None:
     videos = Videos(SHIPPED, "auto", "auto", AS_USUAL, folder, None, extras, batch_size=FIRST)
     prompts = split_prompts("heldout", 2 if fast else FIRST)
     with progress("generating", "steps") as report:
-        *_, sheet = videos.make(prompts, Settings(num_inference_steps=2 if fast else None), report)
-    say(sheet)
+        list(videos.make(prompts, Settings(num_inference_steps=2 if fast else None), report))
 
 
 def begin(config: "RunConfig") -> None:
