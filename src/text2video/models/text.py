@@ -176,9 +176,9 @@ class TextEncoder:
     def __call__(self, captions: Sequence[str]) -> TextEmbedding:
         """Embeddings `[B, L, D]` of captions, L the longest one's tokens."""
         device = next(self.model.parameters()).device
-        if self.trainable:
+        if self.trainable or isinstance(self.model, BuiltinTextModel):  # small: a batch is read as fast as looked up
             return TextEmbedding(*self._encode(captions, device))
-        for caption in set(captions) - set(self._known):  # frozen: each caption is encoded once
+        for caption in set(captions) - set(self._known):  # large and frozen: each caption is read once
             self._known[caption] = self.read(caption)
         parts = [self._known[caption] for caption in captions]
         while len(self._known) > REMEMBERED:
