@@ -149,7 +149,7 @@ class NativeFamily(OwnFamily):
         return parts
 
     def encode_text(self, pipe: Any, modules: dict[str, nn.Module], captions: Sequence[str]) -> dict[str, Tensor]:
-        """Captions -> token embeddings and their mask. A frozen encoder reads each caption once."""
+        """Captions -> token embeddings and their mask. A pretrained encoder reads each caption once."""
         if "text_encoder" in modules:
             return TextEncoder(pipe.tokenizer, modules["text_encoder"], trainable=True)(captions).condition()
         if self.embeddings is not None:

@@ -197,13 +197,13 @@ class TextEncoder:
         ).to(device)
         if self.filled:
             tokens["attention_mask"] = torch.ones_like(tokens.input_ids)
-        if self.trainable:
-            return self.model(tokens.input_ids, tokens.attention_mask), tokens.attention_mask.bool()
+        if self.trainable or isinstance(self.model, BuiltinTextModel):
+            with torch.set_grad_enabled(self.trainable and torch.is_grad_enabled()):
+                return self.model(tokens.input_ids, tokens.attention_mask), tokens.attention_mask.bool()
         # in full precision, wherever it is asked for: what is remembered must not depend on who asked first
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             output = self.model(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask)
-        hidden = output if isinstance(self.model, BuiltinTextModel) else output.last_hidden_state
-        return hidden.float(), tokens.attention_mask.bool()
+        return output.last_hidden_state.float(), tokens.attention_mask.bool()
 
 
 def padded(parts: Sequence[Tensor], device: torch.device) -> TextEmbedding:
