@@ -347,6 +347,17 @@ def test_figures_of_the_check_are_those_measured():
         assert cells == [counted(rates[f"level {level}, {case}"]) for level in (1, 2, 3)]
 
 
+@pytest.mark.parametrize("page", ["docs/moving-shapes.md", "src/text2video/assets/moving-shapes/README.md"])
+def test_figures_of_the_packages_model_are_those_measured(page):
+    checked = measured("moving_shapes")["checked"]
+    rows = re.findall(r"^\| ([^|]+) \| (\d+ of \d+) \| ([\d.]+%) \|", contents(ROOT / page), re.MULTILINE)
+    assert len(rows) == len(checked["one thing"]) + 1
+    for name, *cells in rows:
+        asked = name.removeprefix("two things: ").removesuffix(" of both")
+        rate = checked["one thing" if asked == name else "two things"][asked]
+        assert cells == [counted(rate), f"{rate['rate']:.1%}"]
+
+
 def measured(name: str) -> Any:
     """The result of a benchmark."""
     return json.loads((ROOT / f"benchmarks/results/{name}.json").read_text(encoding="utf-8"))
