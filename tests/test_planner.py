@@ -10,11 +10,12 @@ from torch.profiler import ProfilerActivity, profile
 from text2video.config import RunConfig
 from text2video.errors import UsageError
 from text2video.families.native import NativeFamily
+from text2video.models.text import TextEncoder
 from text2video.planner.cards import CARDS, Card, card_named, parse_bytes, this_cpu
 from text2video.planner.facts import facts_of
 from text2video.planner.plan import Plan, micro_batch, plan
 from text2video.planner.propose import propose, with_savings
-from text2video.planner.tracing import Work, trace
+from text2video.planner.tracing import META, Work, trace
 
 SMALL = [
     *("--num_frames", "8", "--frame_size", "32", "--model_channels", "32", "--channel_mult", "1", "2"),
@@ -204,3 +205,15 @@ def test_a_pack_is_planned_as_clips_of_the_largest_size_that_fill_it():
     few = ["--kind", "transformer", "--size", "5M", "--num_frames", "4", "--frame_size", "16", "--device", "cpu"]
     config = RunConfig.build({}, [*few, "--pack", "2048"])  # 4 x 8 x 8 tokens a clip
     assert micro_batch(config, facts_of(config)) == 8
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_the_text_encoder_of_a_finished_model_is_planned_for(tmp_path, frozen):
+    encoder = TextEncoder.builtin(["a red circle"], width=64, num_layers=1, max_tokens=20)
+    encoder.model.save_pretrained(tmp_path / "final/text_encoder")
+    encoder.tokenizer.save_pretrained(tmp_path / "final/tokenizer")
+    facts = facts_of(small("--text_encoder", str(tmp_path), *(["--frozen"] if frozen else [])))
+    assert ("text_encoder" in facts.learning) != frozen
+    shape = (2, *facts.latents)
+    with META:
+        assert facts.predict(torch.empty(shape), torch.empty(2)).shape == shape

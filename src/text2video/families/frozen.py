@@ -16,7 +16,7 @@ from ..config import RunConfig
 from ..data.cache import Settings, content_mark, mark
 from ..errors import UsageError
 from ..models.codecs import OURS, Geometry
-from ..models.text import text_source, text_width
+from ..models.text import builtin_in, text_source, text_width
 from ..sizes import parse_all
 from .opening import family_of, model_folder
 
@@ -49,7 +49,7 @@ class Frozen:
                 return cls(kept.get("vae"), str(kept.get("text_encoder", folder / "text_encoder")), folder)
             return cls(kept.get("vae"), str(kept["text_encoder"]) if "text_encoder" in kept else None)
         text = config.text.text_encoder
-        return cls(config.model.codec, None if text == "builtin" or _is_ours(Path(text)) else text)
+        return cls(config.model.codec, None if text == "builtin" or builtin_in(text) else text)
 
     @property
     def geometry(self) -> Geometry | None:
@@ -95,11 +95,6 @@ def on_disk(folder: Path) -> dict[str, Path]:
         for name, kind in parts.items()
         if kind and (kind[0] in ("diffusers", "transformers") or tuple(kind) == OURS)
     }
-
-
-def _is_ours(folder: Path) -> bool:
-    """Whether a text encoder is the built-in one of a finished model, which goes on learning."""
-    return (folder / "text_encoder").is_dir() and "text_encoder" not in on_disk(folder)
 
 
 def _configurations(model: Path, names: Sequence[str]) -> str:

@@ -135,15 +135,11 @@ class TextEncoder:
         """
         from transformers import AutoConfig, AutoTokenizer, CLIPTextModel, T5EncoderModel, UMT5EncoderModel
 
-        folder = Path(name)
-        if (folder / "final").is_dir():
-            name = folder = folder / "final"
+        if own := builtin_in(name):
+            return cls(AutoTokenizer.from_pretrained(own.with_name("tokenizer")), BuiltinTextModel.from_pretrained(own))
+        folder = finished(name)
         if (folder / "text_encoder").is_dir() and (folder / "tokenizer").is_dir():
-            config = json.loads((folder / "text_encoder" / "config.json").read_text(encoding="utf-8"))
-            if config.get("_class_name") != BuiltinTextModel.__name__:
-                return cls.open(folder / "text_encoder", **kwargs)
-            tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
-            return cls(tokenizer, BuiltinTextModel.from_pretrained(folder / "text_encoder"))
+            name = folder = folder / "text_encoder"
         source = PRETRAINED.get(str(name), str(name))
         classes = {"clip": CLIPTextModel, "clip_text_model": CLIPTextModel, "t5": T5EncoderModel}
         classes["umt5"] = UMT5EncoderModel
@@ -211,6 +207,20 @@ def padded(parts: Sequence[Tensor], device: torch.device) -> TextEmbedding:
     pad = torch.nn.utils.rnn.pad_sequence
     masks = [torch.ones(len(part), dtype=torch.bool) for part in parts]
     return TextEmbedding(pad(list(parts), batch_first=True).to(device), pad(masks, batch_first=True).to(device))
+
+
+def finished(name: str | Path) -> Path:
+    """The folder of a run's finished model, or the folder itself."""
+    return Path(name) / "final" if (Path(name) / "final").is_dir() else Path(name)
+
+
+def builtin_in(name: str | Path) -> Path | None:
+    """The folder of the built-in encoder of a finished run or model of ours; None where `name` is none."""
+    file = finished(name) / "text_encoder" / "config.json"
+    if not file.is_file() or not file.parent.with_name("tokenizer").is_dir():
+        return None
+    kind = json.loads(file.read_text(encoding="utf-8")).get("_class_name")
+    return file.parent if kind == BuiltinTextModel.__name__ else None
 
 
 def text_source(name: str | Path) -> Path:

@@ -6,14 +6,12 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
-from transformers import AutoConfig
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from ..config import RunConfig
@@ -22,7 +20,6 @@ from ..families import lora
 from ..families.autoencoder import AUTOENCODERS, Autoencoder, latent_shape
 from ..families.autoregressive import tokenizer_folder
 from ..families.base import Family
-from ..families.frozen import Frozen
 from ..families.gan import VideoGAN
 from ..families.imports import construct
 from ..families.native import NativeFamily, arguments
@@ -32,12 +29,13 @@ from ..models.autoregressive import AutoregressiveTransformer
 from ..models.codecs import IMAGE, Geometry, decode, encode, geometry_of
 from ..models.discriminator import PatchDiscriminator
 from ..models.gan import STRIDES
-from ..models.text import BuiltinTextModel, text_source, text_width
+from ..models.text import BuiltinTextModel
 from ..models.video_tokenizer import VideoTokenizer
 from ..sections import GANS
 from ..sizes import ALL, Bucket, ShapeRules, parse_all
 from ..training.build import learning
 from ..training.from_images import inflate_frames
+from .parts import Reader, on_meta
 from .tracing import CPU, META
 
 Predict = Callable[[Tensor, Tensor], Tensor]
@@ -131,7 +129,7 @@ def _autoencoder(config: RunConfig, video: Bucket, family: Autoencoder) -> Facts
     start, name = config.train.init_from, family.pipeline.codec_name
     with META:
         vae: Any = (
-            _on_meta(model_folder(start) / name, family.model.__module__, family.model.__name__)
+            on_meta(model_folder(start) / name, family.model.__module__, family.model.__name__)
             if start
             else family.create(config).codec
         )
@@ -158,28 +156,19 @@ def _autoregressive(config: RunConfig, video: Bucket) -> Facts:
     folder, text = tokenizer_folder(config), config.text
     frozen: dict[str, nn.Module] = {}
     with META:
-        tokenizer: Any = _on_meta(folder, VideoTokenizer.__module__, VideoTokenizer.__name__)
+        tokenizer: Any = on_meta(folder, VideoTokenizer.__module__, VideoTokenizer.__name__)
         frozen["video_tokenizer"] = tokenizer
         modules: dict[str, nn.Module] = {}
-        width = text.text_width
-        if text.text_encoder == "builtin":
-            modules["text_encoder"] = BuiltinTextModel(text.vocab_size, width, text.text_layers, text.max_tokens)
-        else:
-            own = AutoConfig.from_pretrained(text_source(text.text_encoder))
-            frozen["text_encoder"], width = _transformers(own), text_width(own)
-        sizes = {"vocab_size": tokenizer.vocab_size, "cross_attention_dim": width} | arguments(config.model)
+        reader = Reader.of(text)
+        (modules if reader.learns else frozen)["text_encoder"] = reader.model
+        sizes = {"vocab_size": tokenizer.vocab_size, "cross_attention_dim": reader.width} | arguments(config.model)
         modules["transformer"] = model = construct(AutoregressiveTransformer, **sizes)
     tokenizer.rules.check(video)
     time, high, wide = tokenizer.strides
     shape = (1 + (video.frames - 1) // time, video.height // high, video.width // wide)
 
     def predict(x_t: Tensor, t: Tensor) -> Tensor:
-        mask = torch.ones(len(t), text.max_tokens, dtype=torch.bool)
-        if "text_encoder" in modules:
-            words = modules["text_encoder"](torch.zeros(len(t), text.max_tokens, dtype=torch.long), mask)
-        else:
-            words = torch.empty(len(t), text.max_tokens, width)
-        return model(x_t[:, 0].long(), words, mask).logsumexp(-1)[:, None]
+        return model(x_t[:, 0].long(), *reader.words(len(t))).logsumexp(-1)[:, None]
 
     for module in modules.values():
         module.requires_grad_(True)
@@ -212,33 +201,21 @@ def _gan(config: RunConfig, video: Bucket) -> Facts:
 
 def _new(config: RunConfig, video: Bucket) -> Facts:
     """Of a model of our own that begins untrained."""
-    frozen = Frozen.of(config)
+    codec = config.model.codec
     parts: dict[str, nn.Module] = {}
     with META:
-        width = frozen.text_width if frozen.text else config.text.text_width
-        denoiser: Any = construct(NativeFamily.denoiser, config, width)
+        reader = Reader.of(config.text)
+        denoiser: Any = construct(NativeFamily.denoiser, config, reader.width)
         modules: dict[str, nn.Module] = {"denoiser": denoiser}
-        if frozen.text:
-            parts["text_encoder"] = _transformers(AutoConfig.from_pretrained(text_source(frozen.text)))
-        else:
-            text = config.text
-            modules["text_encoder"] = BuiltinTextModel(
-                text.vocab_size, text.text_width, text.text_layers, text.max_tokens
-            )
-    geometry, rules, vae = frozen.geometry, denoiser.rules, None
-    if geometry and frozen.codec:
-        rules, vae = geometry.rules(rules), _on_meta(frozen.codec, "diffusers", geometry.kind)
+        (modules if reader.learns else parts)["text_encoder"] = reader.model
+    geometry, rules, vae = Geometry.read(codec) if codec else None, denoiser.rules, None
+    if geometry and codec:
+        rules, vae = geometry.rules(rules), on_meta(codec, "diffusers", geometry.kind)
         parts["vae"] = vae
     rules.check(video)
-    tokens = config.text.max_tokens
 
     def predict(x_t: Tensor, t: Tensor) -> Tensor:
-        mask = torch.ones(len(t), tokens, dtype=torch.bool)
-        if "text_encoder" in modules:
-            words = modules["text_encoder"](torch.zeros(len(t), tokens, dtype=torch.long), mask)
-        else:
-            words = torch.empty(len(t), tokens, width)
-        return denoiser(x_t, t, words, mask, return_dict=False)[0]
+        return denoiser(x_t, t, *reader.words(len(t)), return_dict=False)[0]
 
     for module in modules.values():
         module.requires_grad_(True)
@@ -312,7 +289,7 @@ def _pipeline(family: Family, folder: Path, dtype: torch.dtype) -> tuple[Any, di
         if kind is None:
             components[name] = None
             continue
-        components[name] = part = _on_meta(places.get(name, folder / name), library, kind)
+        components[name] = part = on_meta(places.get(name, folder / name), library, kind)
         if not isinstance(part, nn.Module):
             continue
         in_float: list[str] = getattr(part, "_keep_in_fp32_modules", None) or []
@@ -384,35 +361,6 @@ def _decoded(pipe: Any, latents: Tensor) -> Any:
     if own and geometry_of(pipe.vae).kind == IMAGE and len(inspect.signature(own).parameters) == 1:
         return own(latents)
     return decode(pipe.vae, latents)
-
-
-def _on_meta(folder: Path, library: str, kind: str) -> Any:
-    """A part of a model folder, a module without its weights; what is no module is opened as it is.
-
-    Raises:
-        ModelError: its config.json cannot be read, or names a class of another library.
-    """
-    import transformers
-
-    if library not in ("diffusers", "transformers") and not library.startswith("text2video."):
-        raise ModelError(f"The part in {str(folder)!r} is of {library}, a library that is not known here.")
-    found = getattr(import_module(library), kind)
-    if not issubclass(found, nn.Module):
-        return found.from_pretrained(folder, local_files_only=True)
-    with META:
-        if issubclass(found, transformers.PreTrainedModel):
-            return _transformers(AutoConfig.from_pretrained(folder), kind).eval()
-        part: Any = found
-        return part.from_config(part.load_config(folder)).eval().requires_grad_(False)
-
-
-def _transformers(config: Any, kind: str = "") -> nn.Module:
-    import transformers
-
-    kinds = {"clip": "CLIPTextModel", "t5": "T5EncoderModel", "umt5": "UMT5EncoderModel"}
-    found = getattr(transformers, kind or kinds.get(config.model_type, "CLIPTextModel"))
-    inner = config.text_config if config.model_type == "clip" and not kind else config
-    return found(inner).requires_grad_(False)
 
 
 def size_of(tensors: Any) -> int:
