@@ -191,6 +191,17 @@ def test_a_trained_text_encoder_learns_on_unless_it_is_frozen(tiny_model, tiny, 
         assert len(result.frames) == 4
 
 
+def test_a_frozen_encoder_reads_the_same_in_a_resumed_run(tiny_model, tiny, tmp_path):
+    def run(name: str, *flags: str, resume: bool = False) -> None:
+        train(tiny("--text_encoder", str(tiny_model), "--frozen", *flags, output_dir=tmp_path / name), resume=resume)
+
+    rest = ("--max_steps", "4", "--num_epochs", "4", "--lr_schedule", "constant")
+    run("whole", *rest)
+    run("stopped", *rest[2:], "--max_steps", "2")
+    run("stopped", *rest, resume=True)
+    assert_same_run(tmp_path / "stopped", tmp_path / "whole")
+
+
 def test_a_checkpoint_and_a_stopped_run_can_generate(unbroken):
     run, _ = unbroken
     for path in (run / "checkpoints" / "000006", run / "checkpoints" / "000006" / "model", run):
