@@ -165,13 +165,15 @@ class Audio(Condition):
         self.bands, self.parts, self.hidden, self.channels = bands, parts, hidden, beside
 
     def build(self, channels: int, width: int) -> None:
-        """Two convolutions, and what leads from them to the frames and to the embedding."""
+        """Two convolutions and a norm, and what leads from them to the frames and to the embedding."""
         self.listen = nn.Sequential(
             nn.Conv1d(self.bands * self.parts + 1, self.hidden, 5, padding=2),
             nn.GELU("tanh"),
             nn.Conv1d(self.hidden, self.hidden, 5, padding=2),
             nn.GELU("tanh"),
         )
+        # What is heard differs little from clip to clip: as small as it begins, it would be overheard for long.
+        self.norm = nn.LayerNorm(self.hidden)
         self.lay = nn.Linear(self.hidden, self.channels, bias=False)
         self.embed = nn.Linear(self.hidden, width, bias=False)
 
@@ -183,7 +185,7 @@ class Audio(Condition):
 
     def forward(self, told: Tensor, shape: Sequence[int]) -> Entry:
         given = told[:, :1, -1:]  # [B, 1, 1]
-        heard = self.listen(told.transpose(1, 2)) * given  # [B, hidden, T]
+        heard = self.norm(self.listen(told.transpose(1, 2)).transpose(1, 2)).transpose(1, 2) * given  # [B, hidden, T]
         frames = F.adaptive_avg_pool1d(heard, shape[0]).transpose(1, 2)  # [B, t, hidden]
         beside = self.lay(frames).transpose(1, 2)[..., None, None]  # [B, c, t, 1, 1]
         return Entry(beside.expand(-1, -1, *shape), self.embed(heard.mean(2)))
