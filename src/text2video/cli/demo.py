@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..shipped import SHIPPED
 from .results import table, write_page
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 CONFIG = Path(__file__).parents[1] / "assets" / "demo.yaml"
 PROMPTS, BATCH = 256, 16
 FIRST = 6  # videos of the model that comes with the package
-CLIPS, SHOWN = 2000, 200  # files written for training to read; to look at, where training draws the same clips itself
+SHOWN = 200  # clips written to look at: training draws the same itself
 FAST = "--max_steps=3 --batch_size=2 --num_workers=0 --val_samples=2 --sample_steps=0 --num_inference_steps=2"
 
 
@@ -41,11 +41,7 @@ def demo(*, output_dir: Path = Path("runs/demo"), fast: bool = False) -> None:
 
     config = RunConfig.load(CONFIG, [f"--output_dir={output_dir}", *(FAST.split() if fast else ())])
     data, final, evaluation, page = (output_dir / name for name in ("data", "final", "evaluation", "report.html"))
-    world, prompts = config.data.shapes, 8 if fast else PROMPTS
-    kind = world.world if world else "small"
-    clips = 16 if fast else min(world.clips, SHOWN) if world else CLIPS
-    if world is None:
-        config.data.data_dir = data
+    prompts, clips = (8, 16) if fast else (PROMPTS, SHOWN)
     begin(config)
     times: dict[str, float] = {}
 
@@ -60,18 +56,16 @@ def demo(*, output_dir: Path = Path("runs/demo"), fast: bool = False) -> None:
         show(output_dir / SHIPPED, fast)
     with stage("data", f"{clips} clips in {data}"), progress("writing clips", "clips") as report:
         if not data.exists():  # it appears whole or not at all
-            seed, objects = (world.shapes_seed, world.max_objects) if world else (config.seed, 1)
-            frames, fps = config.data.num_frames, config.data.fps or 8
-            write(data, clips, seed, frames, fps=fps, max_objects=objects, progress=report, world=kind)
+            world: Any = config.data.shapes
+            frames, objects = config.data.num_frames, world.max_objects
+            write(data, clips, world.shapes_seed, frames, max_objects=objects, progress=report)
     done = final.is_dir()
     with stage("training", f"{'done before, ' if done else ''}model in {final}"):
         if not done:
             train(config, resume=True)
     with stage("evaluation", f"{prompts} videos, {evaluation}"), progress("evaluating", "videos") as report:
         family, pipe = open_model(final, choose_device(config.train.device), choose_dtype("float32"))
-        result = evaluate_shapes(
-            family, pipe, prompts, batch_size=BATCH, model=str(final), on_progress=report, world=kind
-        )
+        result = evaluate_shapes(family, pipe, prompts, batch_size=BATCH, model=str(final), on_progress=report)
         result.save(evaluation)
     with stage("report", "one page, with all that it shows inside"):
         write_page(page, result, output_dir, times)
