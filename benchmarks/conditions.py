@@ -12,11 +12,12 @@ For each of its conditions, videos are made with that one given and an empty pro
 Each comes from a scene of a combination that was held out of training. As a control the same videos are checked against
 the next scene's condition.
 
-    python benchmarks/conditions.py RUN [--videos 64] [--scale 1] [--out FILE]
+    python benchmarks/conditions.py RUN [RUN ...] [--videos 64] [--scale 1] [--out FILE]
 """
 
 import argparse
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from machine import write_result
 from text2video.data.shapes import Scene, SeenThing, describe, make_clip, mask, render
 from text2video.data.shapes.drawing import WHOLE
 from text2video.data.shapes.signals import SIGNALS
+from text2video.evaluation.metrics import rate
 from text2video.families.devices import choose_device
 from text2video.families.opening import model_folder, open_model
 from text2video.generation import Settings, generate
@@ -38,24 +40,31 @@ OVERLAP = 0.7
 def main() -> None:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="a run's folder, or its model")
+    parser.add_argument("runs", type=Path, nargs="+", help="a run's folder, or its model")
     parser.add_argument("--videos", type=int, default=64, help="for each condition")
     parser.add_argument("--scale", type=float, default=1.0, help="how closely to follow the condition")
     parser.add_argument("--steps", type=int, help="sampling steps; else the model's own")
     parser.add_argument("--out", type=Path, help="file of the result, in place of results/conditions.json")
     options = parser.parse_args()
-    family, pipe = open_model(model_folder(options.run), choose_device("auto"))
-    right: dict[str, dict[str, float]] = {}
-    for name in family.own_conditions(pipe):
-        if name in CHECKS:
-            right[name] = followed(family, pipe, name, options)
-            print(f"{name:12} right {right[name]['right']:6.1%}, by chance {right[name]['control']:6.1%}", flush=True)
-    values = {"model": str(options.run), "videos": options.videos, "scale": options.scale, "right": right}
+    models = {run.name: measure(run, options) for run in options.runs}
+    values = {"videos": options.videos, "scale": options.scale, "models": models}
     write_result("conditions", values, path=options.out)
 
 
-def followed(family: Any, pipe: Any, name: str, options: argparse.Namespace) -> dict[str, float]:
-    """How often videos follow a condition, and how often they would by chance."""
+def measure(run: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Condition -> how often videos follow it, and how often they would by chance."""
+    family, pipe = open_model(model_folder(run), choose_device("auto"))
+    found: dict[str, Any] = {}
+    for name in family.own_conditions(pipe):
+        if name in CHECKS:
+            right, control = followed(family, pipe, name, options)
+            print(f"{run.name} {name:12} right {rate(right)}, by chance {rate(control).rate:.1%}", flush=True)
+            found[name] = {"right": asdict(rate(right)), "by chance": asdict(rate(control))}
+    return found
+
+
+def followed(family: Any, pipe: Any, name: str, options: argparse.Namespace) -> tuple[list[bool], list[bool]]:
+    """Whether each video follows its condition, and whether it follows the next one's."""
     scenes = [make_clip(index, split="heldout")[0] for index in range(options.videos)]
     shape = tuple(pipe.config[key] for key in ("num_frames", "height", "width"))
     seconds = shape[0] / pipe.config["fps"]
@@ -75,7 +84,7 @@ def followed(family: Any, pipe: Any, name: str, options: argparse.Namespace) -> 
         (made,) = generate(family, pipe, [""], settings)
         right.append(CHECKS[name](made.frames, scene))
         control.append(CHECKS[name](made.frames, scenes[(index + 1) % len(scenes)]))
-    return {"right": float(np.mean(right)), "control": float(np.mean(control))}
+    return right, control
 
 
 def thing(frames: np.ndarray) -> SeenThing | None:
