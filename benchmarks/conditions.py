@@ -31,6 +31,7 @@ from text2video.evaluation.metrics import rate
 from text2video.families.devices import choose_device
 from text2video.families.opening import model_folder, open_model
 from text2video.generation import Settings, generate
+from text2video.video import contact_sheet
 
 Check = Callable[[np.ndarray, Scene], bool]
 NEAR = 0.1  # frame sides
@@ -44,11 +45,14 @@ def main() -> None:
     parser.add_argument("--videos", type=int, default=64, help="for each condition")
     parser.add_argument("--scale", type=float, default=1.0, help="how closely to follow the condition")
     parser.add_argument("--steps", type=int, help="sampling steps; else the model's own")
+    parser.add_argument("--picture", type=Path, help="of videos of the first run, to be written")
     parser.add_argument("--out", type=Path, help="file of the result, in place of results/conditions.json")
     options = parser.parse_args()
     models = {run.name: measure(run, options) for run in options.runs}
     values = {"videos": options.videos, "scale": options.scale, "models": models}
     write_result("conditions", values, path=options.out)
+    if options.picture:
+        draw(options.runs[0], options)
 
 
 def measure(run: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -66,25 +70,45 @@ def measure(run: Path, options: argparse.Namespace) -> dict[str, Any]:
 def followed(family: Any, pipe: Any, name: str, options: argparse.Namespace) -> tuple[list[bool], list[bool]]:
     """Whether each video follows its condition, and whether it follows the next one's."""
     scenes = [make_clip(index, split="heldout")[0] for index in range(options.videos)]
-    shape = tuple(pipe.config[key] for key in ("num_frames", "height", "width"))
-    seconds = shape[0] / pipe.config["fps"]
     right, control = [], []
     for index, scene in enumerate(scenes):
-        if name == "first_frame":
-            value: Any = render(scene, *shape)[0]
-        else:
-            value = SIGNALS[name](scene, shape, seconds, f"benchmark/{index}", WHOLE)
-        settings = Settings(
-            conditions={name: value},
-            condition_scales={name: options.scale},
-            guidance_scale=1.0,
-            num_inference_steps=options.steps,
-            seed=index,
-        )
-        (made,) = generate(family, pipe, [""], settings)
-        right.append(CHECKS[name](made.frames, scene))
-        control.append(CHECKS[name](made.frames, scenes[(index + 1) % len(scenes)]))
+        _, frames = made(family, pipe, name, scene, index, options)
+        right.append(CHECKS[name](frames, scene))
+        control.append(CHECKS[name](frames, scenes[(index + 1) % len(scenes)]))
     return right, control
+
+
+def made(
+    family: Any, pipe: Any, name: str, scene: Scene, index: int, options: argparse.Namespace
+) -> tuple[Any, np.ndarray]:
+    """A scene's condition, and the frames of the video that is made by it alone."""
+    shape = tuple(pipe.config[key] for key in ("num_frames", "height", "width"))
+    if name == "first_frame":
+        value: Any = render(scene, *shape)[0]
+    else:
+        value = SIGNALS[name](scene, shape, shape[0] / pipe.config["fps"], f"benchmark/{index}", WHOLE)
+    settings = Settings(
+        conditions={name: value},
+        condition_scales={name: options.scale},
+        guidance_scale=1.0,
+        num_inference_steps=options.steps,
+        seed=index,
+    )
+    (video,) = generate(family, pipe, [""], settings)
+    return value, video.frames
+
+
+def draw(run: Path, options: argparse.Namespace) -> None:
+    """A picture of two scenes a condition that can be seen: what is given, and below it what is made."""
+    family, pipe = open_model(model_folder(run), choose_device("auto"))
+    rows = []
+    for name in ("first_frame", "depth", "mask"):
+        for index in range(2):
+            scene = make_clip(index, split="heldout")[0]
+            value, frames = made(family, pipe, name, scene, index, options)
+            given = value[None].repeat(len(frames), 0) if name == "first_frame" else value[..., None].repeat(3, -1)
+            rows += [given[::2], frames[::2]]
+    contact_sheet(options.picture, [row.repeat(2, 1).repeat(2, 2) for row in rows])
 
 
 def thing(frames: np.ndarray) -> SeenThing | None:

@@ -358,6 +358,17 @@ def test_figures_of_the_packages_model_are_those_measured(page):
         assert cells == [counted(rate), f"{rate['rate']:.1%}"]
 
 
+def test_figures_of_conditions_are_those_measured():
+    (found,) = measured("conditions")["models"].values()
+    cells = r"^\| (\w+)[^|]*\| [^|]+ \| (\d+ of \d+) \| ([\d.]+%) to ([\d.]+%) \| (\d+ of \d+) \|$"
+    rows = re.findall(cells, contents(ROOT / "docs/conditions.md"), re.MULTILINE)
+    assert {name for name, *_ in rows} == set(found)
+    for name, right, low, high, chance in rows:
+        rate = found[name]["right"]
+        assert (right, chance) == (counted(rate), counted(found[name]["by chance"]))
+        assert (low, high) == (f"{rate['low']:.1%}", f"{rate['high']:.1%}")
+
+
 def measured(name: str) -> Any:
     """The result of a benchmark."""
     return json.loads((ROOT / f"benchmarks/results/{name}.json").read_text(encoding="utf-8"))
