@@ -12,7 +12,7 @@ For each of its conditions, videos are made with that one given and an empty pro
 Each comes from a scene of a combination that was held out of training. As a control the same videos are checked against
 the next scene's condition.
 
-    python benchmarks/conditions.py RUN [RUN ...] [--videos 64] [--scale 1] [--out FILE]
+    python benchmarks/conditions.py RUN [RUN ...] [--videos 64] [--scale 1] [--picture FILE]
 """
 
 import argparse

@@ -11,6 +11,7 @@ from text2video.evaluation.metrics import MAIN
 from text2video.evaluation.shapes import evaluate_shapes
 from text2video.families.devices import choose_device
 from text2video.families.opening import model_folder, open_model
+from text2video.models.text import TextEncoder
 from text2video.shipped import PLACE
 
 
@@ -52,3 +53,9 @@ def test_training_goes_on_from_it_by_its_name(how, tmp_path):
     run = ["train", "--shapes", how, "moving-shapes", *short.split(), "--output_dir", str(tmp_path / "run")]
     assert main.run([*run, "--no_wandb", "--no_tensorboard"]) == 0
     assert model_folder(tmp_path / "run") == tmp_path / "run" / "final"
+
+
+def test_its_text_encoder_is_taken_over_by_its_name():
+    encoder = TextEncoder.open("moving-shapes")
+    assert encoder.trainable
+    assert encoder(["a red circle moves left"]).hidden_states.shape[-1] == encoder.width == 128

@@ -27,7 +27,7 @@ class Frozen:
 
     Args:
         codec: folder of the autoencoder; None: pixels are denoised.
-        text: name or folder of the pretrained text encoder; None: the text encoder is trained with the model.
+        text: name or folder of the pretrained text encoder; None: the built-in one, which reads in every step.
         model: folder of a pretrained family's model, which encodes in that family's own way; None: it is one of ours.
     """
 

@@ -18,6 +18,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from torch import Tensor, nn
 
 from ..errors import ModelError
+from ..shipped import place_of
 from .layers import zeroed
 
 # Short names -> repositories, whose files are used from the disk where they are.
@@ -210,8 +211,9 @@ def padded(parts: Sequence[Tensor], device: torch.device) -> TextEmbedding:
 
 
 def finished(name: str | Path) -> Path:
-    """The folder of a run's finished model, or the folder itself."""
-    return Path(name) / "final" if (Path(name) / "final").is_dir() else Path(name)
+    """The folder of a run's finished model or of the package's model, or the folder itself."""
+    folder = place_of(name)
+    return folder / "final" if (folder / "final").is_dir() else folder
 
 
 def builtin_in(name: str | Path) -> Path | None:
