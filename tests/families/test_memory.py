@@ -1,5 +1,8 @@
 """What frozen weights take: fp8 layers, int8 and fp8 quantisation, blocks off the GPU; and what is refused."""
 
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -176,3 +179,23 @@ def test_what_cannot_be_is_said_before_anything_is_opened(made, few_clips, tmp_p
     for kind, library in LIBRARIES.items():
         with pytest.raises(UsageError, match=f"needs {library}, which is not installed: pip install {library}"):
             quantizers(kind, ["unet"], torch.float32)
+
+
+@pytest.mark.skipif(sys.platform != "linux" or platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
+def test_memory_that_tensors_leave_is_taken_by_the_next_ones():
+    faults = (
+        "import resource, torch\n"
+        "from text2video.families.devices import keep_freed_memory\n"
+        "def faults(before=0):\n"
+        "    for turn in range(5):\n"
+        "        torch.ones(2**24)\n"  # 64 MiB, 16,384 pages
+        "        before = before or resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
+        "torch.set_num_threads(1)\n"
+        "given_back = faults()\n"
+        "keep_freed_memory()\n"
+        "print(given_back, min(faults() for _ in range(5)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", faults], capture_output=True, text=True, check=True)
+    given_back, kept = map(int, done.stdout.split())
+    assert kept < given_back / 10, (given_back, kept)

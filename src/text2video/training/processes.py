@@ -12,7 +12,7 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 
 from ..config import RunConfig
 from ..errors import Text2VideoError, UsageError
-from ..families.devices import choose_device
+from ..families.devices import choose_device, keep_freed_memory
 from .build import choose_precision
 from .tracking import tracker_names
 
@@ -33,6 +33,8 @@ def accelerator_of(config: RunConfig) -> Accelerator:
             )
     # accelerate remembers the first run of a process; a second one may want another device or precision.
     wanted = choose_device(config.train.device)
+    if wanted.type == "cpu":
+        keep_freed_memory()
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     accelerator = Accelerator(
         mixed_precision=choose_precision(config.train.mixed_precision, config.train.device),
