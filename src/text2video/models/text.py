@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from diffusers import ModelMixin
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from torch import Tensor, nn
 
 from ..errors import ModelError
 from ..shipped import place_of
-from .attention import attention
 from .layers import zeroed
 
 # Short names -> repositories, whose files are used from the disk where they are.
@@ -74,7 +74,7 @@ class BuiltinTextModel(ModelMixin, ConfigMixin):
         """Token ids `[B, L]` and their mask `[B, L]` -> embeddings `[B, L, width]`."""
         x = self.token_embedding(input_ids) + self.position_embedding.weight[: input_ids.shape[1]]  # [B, L, D]
         for layer in self.layers:
-            x = layer(x, attention_mask.bool())
+            x = layer(x, attention_mask.bool()[:, None, None, :])
         return self.norm(x)
 
 
@@ -89,8 +89,9 @@ class _Layer(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         b, length, width = x.shape
         qkv = self.qkv(self.norm_attention(x)).view(b, length, 3, self.heads, 32)
-        q, k, v = qkv.unbind(2)  # each [B, L, heads, 32]
-        x = x + self.out(attention(q, k, v, mask).reshape(b, length, width))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [B, heads, L, 32]
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        x = x + self.out(attended.transpose(1, 2).reshape(b, length, width))
         return x + self.mlp(self.norm_mlp(x))
 
 
