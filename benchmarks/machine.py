@@ -1,4 +1,4 @@
-"""What every result says of where it was measured, and the file it is written to."""
+"""What every result says of where it was measured, the file it is written to, and how long a run took."""
 
 import datetime
 import json
@@ -7,6 +7,7 @@ import platform
 import shlex
 import sys
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -47,3 +48,12 @@ def write_result(
 def _outside(argument: str) -> str:
     # where somebody keeps his data is nobody's business
     return Path(argument).name if Path(argument).is_absolute() else argument
+
+
+def trained_in(run: Path) -> tuple[int, int]:
+    """The steps of a run, and the seconds that they took, over all of its parts."""
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    timed = [row for row in map(json.loads, lines) if "seconds_per_step" in row]
+    ends = [0, *(row["step"] for row in timed)]
+    steps = [end - before for before, end in pairwise(ends)]
+    return ends[-1], round(sum(n * row["seconds_per_step"] for n, row in zip(steps, timed, strict=True)))

@@ -11,13 +11,12 @@ A run that was stopped goes on, and a finished one is measured as it is.
 """
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from machine import write_result
+from machine import trained_in, write_result
 
 from text2video.config import RunConfig
 from text2video.data.dataset import to_float
@@ -62,11 +61,8 @@ def main() -> None:
 def finished(config: RunConfig) -> dict[str, float]:
     """Train what is left of a run; its steps, and the seconds that they took."""
     train(config, resume=True)
-    lines = (config.output_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    spent = [row for row in map(json.loads, lines) if "seconds_per_step" in row]
-    ends = [0, *(row["step"] for row in spent)]
-    seconds = sum((row["step"] - before) * row["seconds_per_step"] for before, row in zip(ends, spent, strict=False))
-    return {"steps": ends[-1], "training_seconds": round(seconds)}
+    steps, seconds = trained_in(config.output_dir)
+    return {"steps": steps, "training_seconds": seconds}
 
 
 @torch.no_grad()

@@ -25,6 +25,7 @@ from ruamel.yaml import YAML
 from text2video.cli import train as train_verb
 from text2video.cli.main import VERBS, run
 from text2video.config import FLAGS, RunConfig
+from text2video.evaluation.metrics import MAIN, MAIN_ATTRIBUTES
 from text2video.families.opening import FAMILIES
 from text2video.models import text
 from text2video.sections import GANS
@@ -358,20 +359,61 @@ def test_figures_of_the_packages_model_are_those_measured(page):
         assert cells == [counted(rate), f"{rate['rate']:.1%}"]
 
 
+def test_figures_of_the_demo_are_those_measured():
+    found = measured("demo")
+    cells = r"^\| ([^|]+) \| (\d+ of \d+) \| ([\d.]+%) \| ([\d.]+%) to ([\d.]+%) \| ([\d.]+%) \|$"
+    rows = re.findall(cells, contents(ROOT / "docs/evaluate.md"), re.MULTILINE)
+    assert [name for name, *_ in rows] == list(found["rates"])
+    for name, right, rate, low, high, shuffled in rows:
+        of = found["rates"][name]
+        assert (right, rate, [low, high]) == (counted(of), f"{of['rate']:.1%}", shares(of))
+        assert shuffled == f"{found['control'][name]['rate']:.1%}"
+    readme = " ".join(contents(ROOT / "README.md").split())
+    for of in ("colour", "shape", "motion", MAIN):
+        assert f"in {found['rates'][of]['rate']:.1%} " in readme
+    assert f"training took {found['training_seconds'] / 60:.1f} minutes" in readme
+    steps = f"{found['steps']:,} steps"
+    assert steps in contents(ROOT / "docs/evaluate.md")
+    assert f"{found['training_seconds']} s of training ({steps}" in contents(ROOT / "docs/benchmarks.md")
+    assert found["steps"] == RunConfig.load(ROOT / "configs/demo.yaml").train.max_steps
+
+
 def test_figures_of_conditions_are_those_measured():
-    (found,) = measured("conditions")["models"].values()
+    (unet,) = measured("conditions")["models"].values()
+    (transformer,) = measured("conditions_transformer")["models"].values()
     cells = r"^\| (\w+)[^|]*\| [^|]+ \| (\d+ of \d+) \| ([\d.]+%) to ([\d.]+%) \| (\d+ of \d+) \|$"
     rows = re.findall(cells, contents(ROOT / "docs/conditions.md"), re.MULTILINE)
-    assert {name for name, *_ in rows} == set(found)
+    wanted = [(name, found[name]) for found in (unet, transformer) for name in found]
+    assert sorted(name for name, *_ in rows) == sorted(name for name, _ in wanted)
     for name, right, low, high, chance in rows:
-        rate = found[name]["right"]
-        assert (right, chance) == (counted(rate), counted(found[name]["by chance"]))
-        assert (low, high) == (f"{rate['low']:.1%}", f"{rate['high']:.1%}")
+        told = [(counted(f["right"]), shares(f["right"]), counted(f["by chance"])) for n, f in wanted if n == name]
+        assert (right, [low, high], chance) in told
+
+
+def test_figures_of_gans_are_those_measured():
+    result = measured("gans")
+    page = contents(ROOT / "docs/gans.md")
+    cells = r"^\| ([\w-]+) \| ([\d.]+) \| ([\d,]+) \| ((?:[\d.]+% \| ){4})([\d.]+) s \| (\w+) \|$"
+    rows = re.findall(cells, page, re.MULTILINE)
+    assert [name for name, *_ in rows] == list(result["models"])
+    for name, parameters, steps, rates, seconds, trained in rows:
+        model = result["models"][name]
+        assert parameters == f"{model['parameters'] / 1e6:.1f}"
+        assert int(steps.replace(",", "")) == model["steps"]
+        told = [f"{model['rates'][each]['rate']:.1%}" for each in (*MAIN_ATTRIBUTES, MAIN)]
+        assert re.findall(r"[\d.]+%", rates) == told
+        assert seconds == f"{model['seconds_a_video']:.2f}"
+        assert trained == ("yes" if model["trained"] else "no")
 
 
 def measured(name: str) -> Any:
     """The result of a benchmark."""
     return json.loads((ROOT / f"benchmarks/results/{name}.json").read_text(encoding="utf-8"))
+
+
+def shares(rate: dict[str, Any]) -> list[str]:
+    """A rate's interval as the page says it."""
+    return [f"{rate[end]:.1%}" for end in ("low", "high")]
 
 
 def counted(rate: dict[str, Any]) -> str:
