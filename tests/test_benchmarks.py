@@ -56,18 +56,26 @@ def test_stages_are_measured_against_the_final_size_alone(tmp_path, monkeypatch)
 
 
 @pytest.mark.slow
-def test_gans_are_measured_against_diffusion(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("script", "names"),
+    [
+        ("gans", {"VGAN", "MoCoGAN", "DVD-GAN", "diffusion"}),
+        ("denoisers", {f"{net} over {what}" for net in ("U-Net", "transformer") for what in ("pixels", "latents")}),
+    ],
+)
+def test_recipes_are_measured_after_the_same_minutes(script, names, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    gans, out = import_module("gans"), tmp_path / "gans.json"
-    line = ["gans.py", "--minutes", "0.001", "--trial", "2", "--prompts", "2", "--place", str(tmp_path / "runs")]
+    benchmark, out = import_module(script), tmp_path / f"{script}.json"
+    line = [f"{script}.py", "--minutes", "0.001", "--trial", "2", "--prompts", "2", "--place", str(tmp_path / "runs")]
+    line += ["--codec_steps", "2"] if script == "denoisers" else []
     tiny = ["--batch_size=2", "--val_samples=2", "--num_workers=0", "--text_width=32", "--frame_size=16"]
     monkeypatch.setattr(sys, "argv", [*line, "--out", str(out), *tiny, "--sample_steps=0", "--device=cpu"])
     for _ in range(2):  # the second time everything is there
-        gans.main()
+        benchmark.main()
         found = json.loads(out.read_text(encoding="utf-8"))["models"]
-        assert found.keys() == {"VGAN", "MoCoGAN", "DVD-GAN", "diffusion"}
+        assert found.keys() == names
         assert all(row["steps"] >= 1 and row["minutes"] > 0 for row in found.values())
-        monkeypatch.setattr(gans, "train", None)
+        monkeypatch.setattr(import_module("same_minutes"), "train", None)
 
 
 @pytest.mark.slow

@@ -406,6 +406,24 @@ def test_figures_of_gans_are_those_measured():
         assert trained == ("yes" if model["trained"] else "no")
 
 
+def test_figures_of_tokens_are_those_measured():
+    found, page = measured("tokens"), contents(ROOT / "docs/tokens.md")
+    rows = re.findall(r"^\| (\w+) \| ([\d.]+) dB \| ([\d.]+) dB \| ([\d.]+%) of ([\d,]+) \|$", page, re.MULTILINE)
+    assert [name for name, *_ in rows] == list(found["tokenizers"])
+    for name, psnr, worst, used, codes in rows:
+        of = found["tokenizers"][name]
+        assert (float(psnr), float(worst)) == (of["psnr"], of["psnr_of_the_worst_tenth"])
+        assert (used, int(codes.replace(",", ""))) == (f"{of['codes_used']:.1%}", of["codes"])
+    cells = r"^\| (\w+) \| ([\d.]+) \| ((?:[\d.]+% \| ){4})([\d.]+%) to ([\d.]+%) \| ([\d.]+) s \|$"
+    rows = re.findall(cells, page, re.MULTILINE)
+    assert len(rows) == len(found["models"])
+    for (_, parameters, rates, low, high, seconds), of in zip(rows, found["models"].values(), strict=True):
+        assert parameters == f"{of['parameters'] / 1e6:.1f}"
+        assert re.findall(r"[\d.]+%", rates) == [f"{of['rates'][each]:.1%}" for each in (*MAIN_ATTRIBUTES, MAIN)]
+        assert [low, high] == [f"{end:.1%}" for end in of["interval"]]
+        assert seconds == f"{of['seconds_a_video']:.2f}"
+
+
 def measured(name: str) -> Any:
     """The result of a benchmark."""
     return json.loads((ROOT / f"benchmarks/results/{name}.json").read_text(encoding="utf-8"))
