@@ -91,7 +91,7 @@ OF_PROGRAMS = {
     "facts",
     "precisions",
     "local-dir",
-    *("frames", "eager_only", "one_thread", "depth", "beside"),
+    *("frames", "eager_only", "one_thread", "depth", "beside", "minutes", "out"),
 }
 OF_OTHER_TOOLS = {
     *("instance_data_root", "max_num_frames", "train_batch_size", "num_train_epochs", "max_train_steps", "id_token"),

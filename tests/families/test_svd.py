@@ -220,6 +220,8 @@ def test_first_frames_have_noise_and_are_left_out_at_times(made):
 
 def test_the_loss_depends_on_the_first_frame_its_noise_and_the_level(made):
     family, pipe = opened(made(svd))
+    for norm in (module for module in pipe.unet.modules() if isinstance(module, torch.nn.GroupNorm)):
+        norm.num_groups = 1  # with a group for each of so few channels, what is added to a channel is taken away again
     objective = TextToVideoDiffusion(family.schedule(pipe), prediction=family.prediction(pipe))
     clip = some_clips(1)
     x_0, told = family.encode_video(pipe, clip).mean, conditions(family, pipe, clip)

@@ -41,7 +41,7 @@ def test_every_published_tensor_has_its_name_and_shape(kind, part):
 @torch.no_grad()
 def test_the_transformer_answers_as_the_published_code_did():
     model = tiny_transformer()
-    close = {"atol": 5e-6, "rtol": 1e-5}
+    close = {"atol": 5e-5, "rtol": 1e-5}  # processors differ by 1e-5
     torch.testing.assert_close(some(model(**ask()).sample), recorded("transformer"), **close)
     noisy = model(**ask(frame_mask=GIVEN)).sample.movedim(2, 1)[GIVEN]
     torch.testing.assert_close(some(noisy), recorded("transformer_with_frame_mask"), **close)
@@ -50,7 +50,7 @@ def test_the_transformer_answers_as_the_published_code_did():
 @torch.no_grad()
 def test_the_autoencoder_answers_as_the_published_code_did():
     vae, clip, latents = tiny_vae(), wave((1, 3, 22, 16, 24), 3), wave((1, 4, 7, 2, 3), 4)
-    close = {"atol": 5e-6, "rtol": 1e-5}
+    close = {"atol": 5e-5, "rtol": 1e-5}  # processors differ by 1e-5
     torch.testing.assert_close(some(vae.encode(clip).latent_dist.mean), recorded("vae_latents"), **close)
     torch.testing.assert_close(
         some(vae.encode(clip[:, :, :1]).latent_dist.mean), recorded("vae_image_latents"), **close
