@@ -91,7 +91,7 @@ OF_PROGRAMS = {
     "facts",
     "precisions",
     "local-dir",
-    *("frames", "eager_only", "one_thread", "depth", "beside", "minutes", "out"),
+    *("frames", "eager_only", "one_thread", "depth", "beside", "minutes", "out", "seeds", "prompts"),
 }
 OF_OTHER_TOOLS = {
     *("instance_data_root", "max_num_frames", "train_batch_size", "num_train_epochs", "max_train_steps", "id_token"),
@@ -376,6 +376,13 @@ def test_figures_of_the_demo_are_those_measured():
     assert steps in contents(ROOT / "docs/evaluate.md")
     assert f"{found['training_seconds']} s of training ({steps}" in contents(ROOT / "docs/benchmarks.md")
     assert found["steps"] == RunConfig.load(ROOT / "configs/demo.yaml").train.max_steps
+
+
+def test_figures_of_stages_are_those_measured():
+    page = " ".join(contents(ROOT / "docs/train.md").split())
+    staged, whole = (measured("stages")["mean"][name] for name in ("staged", "whole"))
+    assert f"right in {staged['right']:.1%} of 128 held-out prompts after {staged['minutes']:.1f} minutes" in page
+    assert f"the final size alone in {whole['right']:.1%} after {whole['minutes']:.1f};" in page
 
 
 def test_figures_of_conditions_are_those_measured():
