@@ -13,6 +13,8 @@ from pathlib import Path
 
 from machine import trained_in, write_result
 
+from text2video.data.shapes import parse
+
 
 def main() -> None:
     """See the module's docstring."""
@@ -23,6 +25,10 @@ def main() -> None:
     found = json.loads((options.run / "evaluation" / "evaluation.json").read_text(encoding="utf-8"))
     kept = {name: found[name] for name in ("split", "settings", "parameters", "rates", "control")}
     steps, seconds = trained_in(options.run)
+    right: dict[str, list[bool]] = {}
+    for row in found["prompts"]:
+        right.setdefault(parse(row["prompt"]).things[0].motion, []).append(row["right"])
+    kept["right_by_motion"] = {motion: [sum(each), len(each)] for motion, each in sorted(right.items())}
     values = {"steps": steps, "training_seconds": seconds, "checking_seconds": round(found["seconds"])}
     write_result("demo", values | kept, path=options.out)
 

@@ -371,6 +371,9 @@ def test_figures_of_the_demo_are_those_measured():
     readme = " ".join(contents(ROOT / "README.md").split())
     for of in ("colour", "shape", "motion", MAIN):
         assert f"in {found['rates'][of]['rate']:.1%} " in readme
+    others = [counts for motion, counts in found["right_by_motion"].items() if motion != "rotating"]
+    assert found["right_by_motion"]["rotating"][0] == 0  # "none of those prompts came out right"
+    assert f"{sum(right for right, _ in others) / sum(n for _, n in others):.0%} of the others" in readme
     assert f"training took {found['training_seconds'] / 60:.1f} minutes" in readme
     steps = f"{found['steps']:,} steps"
     assert steps in contents(ROOT / "docs/evaluate.md")

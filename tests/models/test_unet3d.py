@@ -18,6 +18,8 @@ from text2video.models.layers import (
     Conv3d,
     CosineField,
     ModulatedNorm,
+    _affine,
+    _spread,
     cosines,
     depth_to_space,
     sinusoid,
@@ -368,6 +370,18 @@ def test_modulated_norm_is_group_norm_scale_shift_silu(channels, memory_format):
     ):
         assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4)
     assert torch.allclose(layer(x), F.silu(normalised), atol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [24, 48, 96])
+@pytest.mark.parametrize("frames", [3, 4])
+def test_scale_and_shift_in_bfloat16_are_those_of_each_channel(channels, frames):
+    torch.manual_seed(0)
+    x = torch.randn(2, channels, frames, 3, 5).bfloat16().to(memory_format=torch.channels_last_3d)
+    gain, offset = torch.randn(2, 2, channels).unbind()
+    wanted = torch.addcmul(_spread(offset, x), x, _spread(gain, x))
+    found = _affine(x, gain, offset)
+    assert torch.equal(found, wanted)
+    assert found.stride() == x.stride()
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3])

@@ -174,10 +174,11 @@ class _NormAffineSiLU(torch.autograd.Function):
 
 def _affine(x: Tensor, gain: Tensor, offset: Tensor) -> Tensor:
     b, c, t, h, w = x.shape
-    if c % 64 == 0 or (t * h * w) % 4 or not x.is_contiguous(memory_format=torch.channels_last_3d):
+    packed = x.is_contiguous(memory_format=torch.channels_last_3d) and (t * h * w) % 4 == 0
+    if x.dtype != torch.bfloat16 or c >= 64 or not packed:
         return torch.addcmul(_spread(offset, x), x, _spread(gain, x))
-    # Vector instructions take 64 bfloat16 numbers that lie side by side, and what is left one at a time: four
-    # positions together are a multiple of 64 for the usual widths, and a third of the time.
+    # A CPU takes 64 bfloat16 numbers that lie side by side at once, and fewer one at a time: four positions together
+    # are as many, and take a third of the time.
     gain, offset = (value.to(x.dtype).repeat(1, 4)[:, None] for value in (gain, offset))  # [B, 1, 4 * C]
     y = torch.addcmul(offset, x.permute(0, 2, 3, 4, 1).reshape(b, -1, 4 * c), gain)
     return y.view(b, t, h, w, c).permute(0, 4, 1, 2, 3)
