@@ -1,4 +1,4 @@
-"""Where a model computes and in what: devices and dtypes by name, and what leaves a GPU while it is not needed."""
+"""Where a model computes and in what: devices and dtypes by name, what leaves a GPU, and what a CPU keeps."""
 
 import ctypes
 import sys
@@ -72,8 +72,8 @@ def choose_dtype(name: str) -> torch.dtype | None:
 def keep_freed_memory() -> None:
     """Let the process keep up to 1 GiB that tensors have left, for the next ones; glibc alone can be told so.
 
-    Otherwise each large tensor is new memory from the system, which is cleared a page at a time: a sixth of a training
-    step of a small model on a CPU.
+    Otherwise each large tensor is new memory from the system, which is cleared a page at a time, tens of thousands of
+    pages in a training step of a small model. Said twice, it is the same.
     """
     if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
         trim_threshold, mmap_threshold = -1, -3  # the numbers of malloc.h
