@@ -1,9 +1,12 @@
 """Batches on their way from the loader to the model."""
 
+import os
+
+import pytest
 import torch
 
 from text2video.data.dataset import to_float
-from text2video.training.data import collate
+from text2video.training.data import batches, collate
 
 
 def item(video: torch.Tensor) -> dict:
@@ -16,3 +19,19 @@ def test_levels_and_floats_in_one_batch_are_not_mixed_up():
     floats = to_float(levels) * 0.9
     assert torch.equal(collate([item(levels)] * 2)["video"], torch.stack([levels] * 2))
     assert torch.equal(collate([item(levels), item(floats)])["video"], torch.stack([to_float(levels), floats]))
+
+
+class Niceness(torch.utils.data.Dataset):
+    """Items that say how far the process that makes them steps back."""
+
+    def __getitem__(self, key: tuple[int, int]) -> dict:
+        return item(torch.full((3, 1, 1, 1), float(os.nice(0))))
+
+
+@pytest.mark.skipif(not hasattr(os, "nice"), reason="this system has no niceness")
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="an accelerator trains, not the processor")
+def test_workers_leave_the_processor_to_the_training():
+    own = os.nice(0)
+    (batch,) = next(batches(Niceness(), [[(0, 0)]], num_workers=1))
+    assert batch["video"].unique().tolist() == [19]
+    assert os.nice(0) == own

@@ -10,10 +10,23 @@ from text2video.training.optim import learning_rate, make_optimizer
 
 
 def test_orthogonal_brings_singular_values_near_one():
-    for shape in ((2, 16, 48), (2, 48, 16), (1, 32, 32)):
-        values = torch.linalg.svdvals(orthogonal(torch.randn(shape, generator=torch.Generator().manual_seed(0))))
+    generator = torch.Generator().manual_seed(0)
+    matrices = [torch.randn(shape, generator=generator) for shape in ((16, 48), (48, 16), (32, 32), (16, 99), (16, 48))]
+    for matrix, result in zip(matrices, orthogonal([1e-3 * m.bfloat16() for m in matrices]), strict=True):
+        assert result.shape == matrix.shape
+        values = torch.linalg.svdvals(result.float())
         assert values.max() < 1.35
         assert values.median() > 0.6
+        left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+        assert torch.cosine_similarity((left @ right).flatten(), result.float().flatten(), dim=0) > 0.95
+
+
+def test_a_matrix_of_one_direction_stays_bounded():
+    """All of a Gram matrix but one eigenvalue is rounding then."""
+    single = torch.randn(96, 1, generator=torch.Generator().manual_seed(0)) * torch.linspace(-1, 1, 500)
+    (result,) = orthogonal([single.bfloat16()])
+    assert 0.6 < torch.linalg.svdvals(result.float()).max() < 1.35
+    assert not orthogonal([torch.zeros(4, 6, dtype=torch.bfloat16)])[0].any()
 
 
 def test_what_is_not_hidden_follows_adamw():

@@ -1,11 +1,12 @@
 """Muon: momentum whose update of each hidden matrix is made orthogonal (Jordan et al. 2024).
 
 Adam scales every weight alone; Muon scales every direction of a matrix alike, so that rare directions move as far as
-common ones. A convolution is the matrix from its
-inputs, taps included, to its outputs. Everything that is no hidden matrix is left to AdamW.
+common ones. A convolution is the matrix from its inputs, taps included, to its outputs. Everything that is no hidden
+matrix is left to AdamW.
 """
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -42,24 +43,23 @@ class Muon(torch.optim.Optimizer):
             else:
                 changes = [_adam_update(p, self.state[p], group) for p in parameters]
             for parameter, change in zip(parameters, changes, strict=True):
-                parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(change, alpha=-group["lr"])
+                if group["weight_decay"]:
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                parameter.add_(change, alpha=-group["lr"])
 
     def _hidden_updates(self, parameters: list[Tensor], decay: float) -> list[Tensor]:
-        # Matrices of one shape are made orthogonal together: on a CPU many small products take longer than few.
-        same: dict[tuple[int, ...], list[int]] = defaultdict(list)
         matrices: list[Tensor] = []
-        for index, parameter in enumerate(parameters):
+        for parameter in parameters:
             momentum = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
             gradient: Any = parameter.grad
             momentum.mul_(decay).add_(gradient)
             # Nesterov's; singular values are those of the whole matrix, wherever its shares are
-            matrices.append(assembled(torch.add(gradient, momentum, alpha=decay)).flatten(1))
-            same[tuple(matrices[-1].shape)].append(index)
-        updates = list(matrices)
-        for (rows, columns), indices in same.items():
-            together = orthogonal(torch.stack([matrices[i] for i in indices])) * max(1.0, rows / columns) ** 0.5
-            for index, update in zip(indices, together, strict=True):
-                updates[index] = dealt(update.view(parameters[index].shape), parameters[index])
+            matrices.append(assembled(torch.add(gradient, momentum, alpha=decay)).flatten(1).bfloat16())
+        updates: list[Tensor] = []
+        for parameter, matrix in zip(parameters, orthogonal(matrices), strict=True):
+            rows, columns = matrix.shape
+            matrix.mul_(max(1.0, rows / columns) ** 0.5)
+            updates.append(dealt(matrix.reshape(parameter.shape), parameter))
         return updates
 
 
@@ -75,16 +75,48 @@ def _adam_update(parameter: Tensor, state: dict[str, Any], group: dict[str, Any]
     return state["mean"] / (1 - first ** state["step"]) / deviation
 
 
-def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:
-    """Matrices `[N, R, C]` with their singular values all brought near 1 (0.7 to 1.2), by a Newton-Schulz iteration.
+def orthogonal(matrices: Sequence[Tensor]) -> list[Tensor]:
+    """Matrices `[R, C]` with their singular values all brought near 1 (0.7 to 1.2), by a Newton-Schulz iteration.
 
-    In bfloat16, as the result need not be exact; the quintic's coefficients are those of the reference.
+    Each of its steps multiplies a matrix by a polynomial of its Gram matrix. So the steps are taken on Gram matrices,
+    where matrices as tall as each other go together however wide they are, and then their product is applied. In
+    bfloat16 a Gram matrix loses its small eigenvalues, so it is made anew after two steps of five.
     """
-    tall = matrices.shape[1] > matrices.shape[2]
-    x = matrices.bfloat16()
-    x = x.mT if tall else x
-    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    for _ in range(steps):
-        gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
-    return (x.mT if tall else x).to(matrices.dtype)
+    same: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for index, matrix in enumerate(matrices):
+        same[tuple(matrix.shape)].append(index)
+    wide: dict[tuple[int, ...], Tensor] = {}  # matrices of a shape as `[N, R, C]` with R <= C
+    by_height: dict[int, list[tuple[int, ...]]] = defaultdict(list)
+    for shape, indices in same.items():
+        together = torch.stack([matrices[i] for i in indices])
+        wide[shape] = together.mT.contiguous() if shape[0] > shape[1] else together
+        by_height[min(shape)].append(shape)
+    for shapes in by_height.values():
+        for steps, first in ((2, True), (3, False)):
+            grams = torch.cat([wide[shape] @ wide[shape].mT for shape in shapes])
+            factors = _newton_schulz(grams, steps, first).split([len(wide[shape]) for shape in shapes])
+            for shape, factor in zip(shapes, factors, strict=True):
+                wide[shape] = factor @ wide[shape]
+    results = list(matrices)
+    for shape, indices in same.items():
+        together = wide[shape].mT if shape[0] > shape[1] else wide[shape]
+        for index, result in zip(indices, together, strict=True):
+            results[index] = result
+    return results
+
+
+def _newton_schulz(gram: Tensor, steps: int, to_unit: bool) -> Tensor:
+    """What the steps multiply matrices by that have these Gram matrices: `[N, R, R]`, by the reference's coefficients.
+
+    `to_unit`: the matrices are divided by their Frobenius norms before.
+    """
+    norm = (gram.diagonal(dim1=1, dim2=2).sum(1)[:, None, None] + 1e-14).sqrt() if to_unit else 1.0
+    gram = gram / norm**2
+    product: Any = 1 / norm
+    for step in range(steps):
+        factor = torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315)
+        factor.diagonal(dim1=1, dim2=2).add_(3.4445)
+        product = factor @ product if step else factor * product
+        if step < steps - 1:
+            gram = factor @ gram @ factor
+    return product
