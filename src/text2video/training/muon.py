@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.adamw import adamw
 
 from .sharding import assembled, dealt
 
@@ -39,40 +40,50 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
             if group["hidden"]:
-                changes = self._hidden_updates(parameters, group["momentum"])
-            else:
-                changes = [_adam_update(p, self.state[p], group) for p in parameters]
-            for parameter, change in zip(parameters, changes, strict=True):
-                if group["weight_decay"]:
-                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.add_(change, alpha=-group["lr"])
+                self._muon(parameters, group)
+            elif parameters:
+                self._adamw(parameters, group)
 
-    def _hidden_updates(self, parameters: list[Tensor], decay: float) -> list[Tensor]:
+    def _muon(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         matrices: list[Tensor] = []
-        for parameter in parameters:
-            momentum = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
-            gradient: Any = parameter.grad
-            momentum.mul_(decay).add_(gradient)
+        for p in parameters:
+            momentum = self.state[p].setdefault("momentum", torch.zeros_like(p))
+            gradient: Any = p.grad
+            momentum.mul_(group["momentum"]).add_(gradient)
             # Nesterov's; singular values are those of the whole matrix, wherever its shares are
-            matrices.append(assembled(torch.add(gradient, momentum, alpha=decay)).flatten(1).bfloat16())
-        updates: list[Tensor] = []
-        for parameter, matrix in zip(parameters, orthogonal(matrices), strict=True):
+            whole = assembled(torch.add(gradient, momentum, alpha=group["momentum"]))
+            matrices.append(whole.flatten(1).bfloat16())
+        for p, matrix in zip(parameters, orthogonal(matrices), strict=True):
             rows, columns = matrix.shape
-            matrix.mul_(max(1.0, rows / columns) ** 0.5)
-            updates.append(dealt(matrix.reshape(parameter.shape), parameter))
-        return updates
+            if group["weight_decay"]:
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+            update = dealt(matrix.reshape(p.shape), p)
+            p.add_(update, alpha=-group["lr"] * max(1.0, rows / columns) ** 0.5)
 
-
-def _adam_update(parameter: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
-    if not state:
-        state |= {"step": 0, "mean": torch.zeros_like(parameter), "square": torch.zeros_like(parameter)}
-    first, second = group["betas"]
-    gradient: Any = parameter.grad
-    state["step"] += 1
-    state["mean"].lerp_(gradient, 1 - first)
-    state["square"].lerp_(gradient.square(), 1 - second)
-    deviation = (state["square"] / (1 - second ** state["step"])).sqrt_().add_(group["eps"])
-    return state["mean"] / (1 - first ** state["step"]) / deviation
+    def _adamw(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        for p in parameters:
+            if not self.state[p]:
+                zeros = {name: torch.zeros_like(p) for name in ("exp_avg", "exp_avg_sq")}
+                self.state[p] = {"step": torch.zeros(()), **zeros}
+        states = [self.state[p] for p in parameters]
+        first, second = group["betas"]
+        on_cpu = all(p.device.type == "cpu" for p in parameters)
+        adamw(
+            parameters,
+            [p.grad for p in parameters if p.grad is not None],
+            *([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq")),
+            max_exp_avg_sqs=[],
+            state_steps=[state["step"] for state in states],
+            foreach=not on_cpu,
+            fused=on_cpu,  # all weights in one call
+            amsgrad=False,
+            beta1=first,
+            beta2=second,
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=False,
+        )
 
 
 def orthogonal(matrices: Sequence[Tensor]) -> list[Tensor]:
