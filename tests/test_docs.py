@@ -91,7 +91,7 @@ OF_PROGRAMS = {
     "facts",
     "precisions",
     "local-dir",
-    *("frames", "eager_only", "one_thread", "depth", "beside", "minutes", "out", "seeds", "prompts"),
+    *("frames", "eager_only", "one_thread", "depth", "beside", "minutes", "out", "output", "seeds", "prompts"),
 }
 OF_OTHER_TOOLS = {
     *("instance_data_root", "max_num_frames", "train_batch_size", "num_train_epochs", "max_train_steps", "id_token"),
@@ -379,6 +379,16 @@ def test_figures_of_the_demo_are_those_measured():
     assert steps in contents(ROOT / "docs/evaluate.md")
     assert f"{found['training_seconds']} s of training ({steps}" in contents(ROOT / "docs/benchmarks.md")
     assert found["steps"] == RunConfig.load(ROOT / "configs/demo.yaml").train.max_steps
+
+
+def test_figures_of_learning_beside_peers_are_those_measured():
+    page = contents(ROOT / "docs/benchmarks.md")
+    rows = re.findall(r"^\| [^|]+ \| (\d+) \| ((?:0\.\d{3} \|? ?){4})$", page, re.MULTILINE)
+    found = measured("train_step_learn")["learning"].values()
+    assert len(rows) == len(found)
+    for (steps, losses), of in zip(rows, found, strict=True):
+        assert int(steps) == of["steps"]
+        assert re.findall(r"0\.\d+", losses) == [f"{loss:.3f}" for loss in of["validation_loss"]]
 
 
 def test_figures_of_stages_are_those_measured():
