@@ -150,7 +150,7 @@ def recipe(path: Path, tiny: bool, steps: int) -> dict[str, float]:
         values = RunConfig.load(path).model_dump(mode="json")
         files = ("data_dir", "data_root", "dataset_file", "caption_file")
         values["data"] |= {**dict.fromkeys(files), "augment": False, "shapes": {"clips": 16}}  # moving shapes in memory
-        flags = ["--output_dir", folder, "--max_steps", "1000", "--no_wandb", "--no_tensorboard"]
+        flags = ["--output_dir", folder, "--stages=[]", "--max_steps=1000", "--no_wandb", "--no_tensorboard"]
         config = RunConfig.build(values, [*flags, *(TINY_RECIPE if tiny else [])])
         trainer = Trainer(config)
         stream = batches(trainer.data.train, trainer.sampler, config.data.num_workers)

@@ -73,7 +73,7 @@ def steps_in(recipe: Path, folder: Path, options: argparse.Namespace, flags: lis
 
 def trained(recipe: Path, folder: Path, steps: int | None, flags: list[str]) -> float:
     """Train a recipe, or go on where it stood; minutes of training in all. Without steps: as many as it says."""
-    own = [] if steps is None else [f"--max_steps={steps}"]
+    own = [] if steps is None else ["--stages=[]", f"--max_steps={steps}"]  # of one size
     config = RunConfig.load(recipe, [*flags, *own, f"--output_dir={folder}"])
     file = folder / "minutes.json"
     before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else 0.0

@@ -34,7 +34,7 @@ def main() -> None:
     options = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as folder:
-        config = RunConfig.load(CONFIG, [f"--output_dir={folder}", "--max_steps=100000"])
+        config = RunConfig.load(CONFIG, ["--stages=[]", "--max_steps=100000", f"--output_dir={folder}"])
         trainer, bare = Trainer(config), Trainer(config)
         trainer.accelerator.init_trackers("benchmark")
         tracker = Tracker(config, trainer.accelerator, trainer.total_steps, 0, trainer.sampler.batch_size)

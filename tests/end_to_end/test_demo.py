@@ -34,7 +34,7 @@ def test_the_demo_makes_data_a_model_and_a_report(made):
     page = (made / "report.html").read_text(encoding="utf-8")
     assert page.count("<video ") == 8 + 12
     assert page.count('class="chart"') == 2
-    assert "3 steps of" in page
+    assert "3 steps, 6 clips in" in page
 
 
 def test_a_stopped_demo_goes_on(made, capsys):

@@ -79,7 +79,10 @@ def run(tmp_path_factory):
     config = RunConfig.build({"data": {"caption_prefix": HOSTILE}, "train": {"batch_size": 16}})
     (folder / "run.yaml").write_text(config.to_yaml(), encoding="utf-8")
     lines = [{"step": s, "lr": 0.001 * (1 - s / 400), "train/loss": 1 / s} for s in range(1, 401)]
-    lines += [{"step": s, "clips_per_second": 32.0, "memory/ram_gb": s / 100} for s in range(10, 401, 10)]
+    speed = {"seconds_per_step": 0.25, "clips_per_second": 64.0}  # of a first stage
+    lines += [{"step": s, **speed, "memory/ram_gb": s / 100} for s in range(10, 201, 10)]
+    speed = {"seconds_per_step": 0.5, "clips_per_second": 32.0}
+    lines += [{"step": s, **speed, "memory/ram_gb": s / 100} for s in range(210, 401, 10)]
     lines += [{"step": 200, "val/loss": 0.02}, {"step": 400, "val/loss": 0.01}]
     text = "".join(json.dumps(line) + "\n" for line in lines) + '{"step": 401, "lr": 0.0'  # a kill cut this line
     (folder / "metrics.jsonl").write_text(text, encoding="utf-8")
@@ -117,7 +120,8 @@ def test_it_says_what_was_measured(page):
     assert "50.0% 95% interval 9.5% to 90.5%" in text
     assert "1 of 2 videos show" in text
     assert "2.30M (unet 2.20M, text_encoder 0.10M)" in text
-    assert "400 steps of 16 clips in 3 min 20 s, 32.0 clips a second" in text  # 400 * 16 / 32 = 200 s
+    # 200 * 0.25 + 200 * 0.5 = 150 s, of 16 clips a step
+    assert "400 steps, 6,400 clips in 2 min 30 s, 42.7 clips a second" in text
     assert "4.00 GB at most" in text
     for said in ("colour", "shape", "motion", "12.5%", "guidance 2", "torch " + torch.__version__.split("+")[0]):
         assert said in text

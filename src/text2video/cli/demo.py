@@ -17,7 +17,10 @@ CONFIG = Path(__file__).parents[1] / "assets" / "demo.yaml"
 PROMPTS, BATCH = 256, 16
 FIRST = 6  # videos of the model that comes with the package
 SHOWN = 200  # clips written to look at: training draws the same itself
-FAST = "--max_steps=3 --batch_size=2 --num_workers=0 --val_samples=2 --sample_steps=0 --num_inference_steps=2"
+FAST = (
+    '--stages=[{"num_frames":4,"max_steps":1},{"max_steps":2}] --batch_size=2 --num_workers=0 --val_samples=2 '
+    "--num_inference_steps=2"
+)
 
 
 def demo(*, output_dir: Path = Path("runs/demo"), fast: bool = False) -> None:

@@ -154,14 +154,15 @@ def _facts(result: ShapesResult, config: RunConfig | None, metrics: Mapping[str,
     parts = ", ".join(f"{name} {count / 1e6:.2f}M" for name, count in result.parameters.items())
     facts = {"model": result.model, "parameters": f"{total / 1e6:.2f}M ({parts})"}
     if config and metrics.get("train/loss"):
-        last = round(metrics["train/loss"][-1][0])
-        batch = config.train.batch_size * config.train.gradient_accumulation_steps
-        speeds = metrics.get("clips_per_second", [])
-        ends = [0.0, *(step for step, _ in speeds)]
-        spent = sum((s - before) * batch / speed for before, (s, speed) in zip(ends, speeds, strict=False))
-        rate = f", {last * batch / spent:.1f} clips a second" if spent else ""
-        stages = f"{last:,} steps in {len(config.stages)} stages"  # a step holds other clips in each
-        facts["training"] = stages if config.stages else f"{last:,} steps of {batch} clips in {clock(spent)}{rate}"
+        last, ends = round(metrics["train/loss"][-1][0]), [0.0]
+        spent = clips = 0.0
+        times, speeds = metrics.get("seconds_per_step", []), metrics.get("clips_per_second", [])
+        for (step, seconds), (_, speed) in zip(times, speeds, strict=False):
+            spent += (step - ends[-1]) * seconds
+            clips += (step - ends[-1]) * seconds * speed  # stages may differ in the clips of a step
+            ends.append(step)
+        timed = f", {clips:,.0f} clips in {clock(spent)}, {clips / spent:.1f} clips a second" if spent else ""
+        facts["training"] = f"{last:,} steps{timed}"
         facts["objective"] = (
             "against a discriminator"
             if config.model.kind in GANS
