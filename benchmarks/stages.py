@@ -1,15 +1,15 @@
 """Does a run in stages reach the accuracy of one at the final size alone, in less time?
 
-For each seed two runs on the demo world by configs/stages-tiny.yaml, each with its own learning rate to its own end:
+For each seed two runs on the demo world by configs/demo.yaml, each with its own learning rate to its own end:
 
     whole    the last stage's size from the first step on, for --steps steps
-    staged   as the recipe says: small videos of few frames first
+    staged   as the recipe says: few frames of many clips first
 
 Asked is whether staged is right at least as often as whole, in the mean over the seeds, and takes less time. The time
 is that of the steps, with what is between them, and without building models. What is finished is not done again, and
 what was stopped goes on: the same command does both.
 
-    python benchmarks/stages.py [--steps 1480] [--seeds 0 1 2] [OPTIONS OF TRAIN ...]
+    python benchmarks/stages.py [--steps 2000] [--seeds 0 1 2] [OPTIONS OF TRAIN ...]
 """
 
 import argparse
@@ -27,13 +27,13 @@ from text2video.families.devices import choose_device
 from text2video.families.opening import open_model
 from text2video.training.trainer import train
 
-RECIPE = Path(__file__).parents[1] / "configs" / "stages-tiny.yaml"
+RECIPE = Path(__file__).parents[1] / "configs" / "demo.yaml"
 
 
 def main() -> None:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=1480, help="of the run without stages")
+    parser.add_argument("--steps", type=int, default=2000, help="of the run without stages")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--prompts", type=int, default=256, help="held-out prompts for each model")
     parser.add_argument("--place", type=Path, default=Path("runs/stages"), help="folder of the runs")

@@ -378,7 +378,7 @@ def test_figures_of_the_demo_are_those_measured():
     steps = f"{found['steps']:,} steps"
     assert steps in contents(ROOT / "docs/evaluate.md")
     assert f"{found['training_seconds']} s of training ({steps}" in contents(ROOT / "docs/benchmarks.md")
-    assert found["steps"] == RunConfig.load(ROOT / "configs/demo.yaml").train.max_steps
+    assert found["steps"] == RunConfig.load(ROOT / "configs/demo.yaml").in_stages[-1].run_steps
 
 
 def test_figures_of_learning_beside_peers_are_those_measured():
