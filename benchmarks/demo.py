@@ -20,6 +20,7 @@ from text2video.evaluation.metrics import MAIN_ATTRIBUTES
 
 SHOWN = 8  # videos in the picture: the first ones
 
+
 def main() -> None:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

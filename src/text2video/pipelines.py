@@ -40,6 +40,7 @@ class TextToVideoPipeline(TextPipeline):
     Args:
         unet, transformer: the denoiser, of pixels or of the codec's latents; one of the two.
         scheduler: a diffusers scheduler: the schedule trained on, and the sampler used when none is named.
+        training_shift: the shift that it was trained with, a number or "auto"; None: the scheduler's.
         text_encoder, tokenizer: see `TextEncoder`.
         prediction: what the denoiser predicts: epsilon, v, x0 or flow.
         vae: an autoencoder between videos and what is denoised; None: pixels are denoised.
@@ -69,6 +70,7 @@ class TextToVideoPipeline(TextPipeline):
         num_inference_steps: int | None = None,
         guidance_interval: Sequence[float] | None = None,
         filled_captions: bool = False,
+        training_shift: float | str | None = None,
     ):
         super().__init__()
         self.register_modules(scheduler=scheduler, text_encoder=text_encoder, tokenizer=tokenizer)
@@ -83,6 +85,7 @@ class TextToVideoPipeline(TextPipeline):
             num_inference_steps=num_inference_steps,
             guidance_interval=guidance_interval,
             filled_captions=filled_captions,
+            training_shift=training_shift,
         )
 
     @property

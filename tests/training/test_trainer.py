@@ -17,6 +17,7 @@ from two_processes import RUN, run_in_two
 from text2video import video
 from text2video.config import RunConfig
 from text2video.diffusion.objectives import TextToVideoDiffusion
+from text2video.diffusion.schedules import AutoFlow
 from text2video.errors import TrainingError, UsageError
 from text2video.families.opening import family_of, load, model_folder
 from text2video.generation import Settings, generate
@@ -173,6 +174,20 @@ def test_init_from_starts_a_new_run_from_weights(tiny_model, tiny, tmp_path):
     before = load_file(tiny_model / "unet" / "diffusion_pytorch_model.safetensors")
     for name, value in weights(tmp_path / "run").items():
         torch.testing.assert_close(value, before[name], atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("shift", ["3", "auto"])
+def test_a_run_from_weights_trains_with_their_shift_and_samples_with_the_samplers(shift, tiny, tmp_path):
+    steps = ("--sampling_shift", "1.5", "--scheduler", "flow", "--max_steps", "1")
+    final = train(
+        tiny("--schedule", "flow", "--prediction", "flow", "--shift", shift, *steps, output_dir=tmp_path / "first")
+    )
+    trainer = Trainer(tiny("--init_from", str(final), "--max_steps", "1"))
+    schedule = trainer.objective.schedule
+    assert isinstance(schedule, AutoFlow) if shift == "auto" else schedule.shift == 3
+    trainer.run()
+    assert load(tmp_path / "run").scheduler.config["shift"] == 1.5
+    assert load(tmp_path / "run").config["training_shift"] == ("auto" if shift == "auto" else 3)
 
 
 def test_a_trained_text_encoder_learns_on_unless_it_is_frozen(tiny_model, tiny, tmp_path):

@@ -82,6 +82,7 @@ class NativeFamily(OwnFamily):
             guidance_scale=config.preview.guidance_scale,
             guidance_interval=config.preview.guidance_interval,
             num_inference_steps=config.preview.num_inference_steps,
+            training_shift=diffusion.shift if config.preview.sampling_shift else None,
         )
         leave_on_disk(pipe, left)
         return pipe
@@ -131,7 +132,8 @@ class NativeFamily(OwnFamily):
 
     def schedule(self, pipe: Any) -> Schedule:
         """The noise schedule it was trained with."""
-        return Schedule.from_scheduler(pipe.scheduler)
+        schedule, shift = Schedule.from_scheduler(pipe.scheduler), pipe.config.get("training_shift")
+        return schedule if shift is None else _shifted(schedule.name, schedule.num_timesteps, shift)
 
     def prediction(self, pipe: Any) -> str:
         """What the denoiser predicts."""
@@ -251,12 +253,15 @@ def described(model: "ModelConfig") -> dict[str, dict[str, Any]]:
 
 def schedule_of(diffusion: "DiffusionConfig", sampling_shift: float | None = None) -> Schedule:
     """The noise schedule of a new model; with another shift where one is given."""
-    shift = sampling_shift or diffusion.shift
+    return _shifted(diffusion.schedule, diffusion.num_timesteps, sampling_shift or diffusion.shift)
+
+
+def _shifted(name: str, num_timesteps: int, shift: float | str) -> Schedule:
     if shift == "auto":
-        if diffusion.schedule != "flow":
+        if name != "flow":
             raise UsageError("diffusion.shift auto is for the flow schedule. Add --schedule flow, or leave it out.")
-        return AutoFlow(diffusion.num_timesteps)
-    return Schedule(diffusion.schedule, diffusion.num_timesteps, float(shift))
+        return AutoFlow(num_timesteps)
+    return Schedule(name, num_timesteps, float(shift))
 
 
 def text_parts(
