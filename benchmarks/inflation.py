@@ -1,9 +1,8 @@
 """Does a model of videos need fewer steps when it begins with a model of images?
 
-For each seed four runs on the demo world, each with its own learning rate to its own end:
+For each seed three runs on the demo world, each with its own learning rate to its own end:
 
     scratch   clips from nothing, all the steps
-    half      the same with half of the steps: what stopping earlier comes to
     images    single frames, from nothing, for --image_steps steps
     inflated  that model, inflated, on clips, for what images leave of half of the steps
 
@@ -63,19 +62,16 @@ def main() -> None:
 
 def measure(options: argparse.Namespace, seed: int, flags: list[str]) -> dict[str, dict[str, Any]]:
     """Run -> its figures, of the runs on clips of one seed."""
-    place, half = options.place / str(seed), options.steps // 2
+    place, rest = options.place / str(seed), options.steps // 2 - options.image_steps
     frames = pictures(options.place / "pictures", options.pictures)
     images, videos = CONFIGS / "images-tiny.yaml", CONFIGS / "videos-tiny.yaml"
     own = [*flags, f"--seed={seed}"]
     scratch = trained(videos, place / "scratch", options.steps, own)
-    shorter = trained(videos, place / "half", half, own)
     first = trained(images, place / "images", options.image_steps, [f"--data_dir={frames}", *own])
-    rest = half - options.image_steps
     inflated = trained(videos, place / "inflated", rest, [*own, f"--init_from={first}"])
     counts = count(first, options.image_steps, inflated, rest)
     return {
         "scratch": accuracy(scratch, options.prompts) | {"steps": options.steps},
-        "half": accuracy(shorter, options.prompts) | {"steps": half},
         "inflated": accuracy(inflated, options.prompts) | counts,
     }
 

@@ -33,7 +33,7 @@ def test_a_model_of_images_is_measured_against_one_from_nothing(tmp_path, monkey
     for _ in range(2):  # the second time everything is there
         inflation.main()
         found = json.loads(out.read_text(encoding="utf-8"))
-        assert found["right"].keys() == {"scratch", "half", "inflated"}
+        assert found["right"].keys() == {"scratch", "inflated"}
         assert found["seeds"]["3"]["inflated"]["steps"] == 2
         assert found["seeds"]["3"]["inflated"]["steps_by_frames"] == 1 + 1 / 16
         monkeypatch.setattr(inflation, "train", None)
