@@ -391,6 +391,13 @@ def test_figures_of_learning_beside_peers_are_those_measured():
         assert re.findall(r"0\.\d+", losses) == [f"{loss:.3f}" for loss in of["validation_loss"]]
 
 
+def test_figures_of_inflated_models_are_those_measured():
+    page, found = contents(ROOT / "docs/from-images.md"), measured("inflation")["seeds"]["0"]
+    for name, run in (("from nothing", found["scratch"]), ("from a model of images", found["inflated"])):
+        cells = " | ".join(f"{run['rates'][of]:.1%}" for of in (*MAIN_ATTRIBUTES, MAIN))
+        assert re.search(rf"^\| {name} \| [^|]+ \| {re.escape(cells)} \|$", page, re.MULTILINE)
+
+
 def test_figures_of_stages_are_those_measured():
     page = " ".join(contents(ROOT / "docs/train.md").split())
     staged, whole = (measured("stages")["mean"][name] for name in ("staged", "whole"))
