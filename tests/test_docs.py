@@ -217,7 +217,8 @@ def scaled(verb: str, tokens: list[str]) -> list[str]:
     """A command line of `text2video` with the smaller options."""
     if verb == "train":  # it takes the later of two
         return [*tokens, *tiny(train_verb.read(tuple(tokens[1:]))[0])]
-    if verb == "plan" and "stages" not in " ".join(tokens):
+    staged = any("\nstages:" in contents(Path(token)) for token in tokens if token.endswith(".yaml"))
+    if verb == "plan" and not staged:
         return [*tokens, *(TINY_TRANSFORMER if "transformer" in " ".join(tokens) else TINY)]
     shorter = SMALLER.get(verb, "")
     if any(kind in word for kind in GANS for word in tokens):  # its videos take one step
@@ -393,8 +394,8 @@ def test_figures_of_learning_beside_peers_are_those_measured():
 
 def test_figures_of_inflated_models_are_those_measured():
     page, found = contents(ROOT / "docs/from-images.md"), measured("inflation")["seeds"]["0"]
-    for name, run in (("from nothing", found["scratch"]), ("from a model of images", found["inflated"])):
-        cells = " | ".join(f"{run['rates'][of]:.1%}" for of in (*MAIN_ATTRIBUTES, MAIN))
+    for name, own in (("from nothing", found["scratch"]), ("from a model of images", found["inflated"])):
+        cells = " | ".join(f"{own['rates'][of]:.1%}" for of in (*MAIN_ATTRIBUTES, MAIN))
         assert re.search(rf"^\| {name} \| [^|]+ \| {re.escape(cells)} \|$", page, re.MULTILINE)
 
 
