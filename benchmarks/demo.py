@@ -17,8 +17,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from text2video.data.shapes import parse
 from text2video.evaluation.metrics import MAIN_ATTRIBUTES
+from text2video.evaluation.shapes import SHOWN
 
-SHOWN = 8  # videos in the picture: the first ones
+DRAWN = 8  # videos in the picture: the first ones
 
 
 def main() -> None:
@@ -38,13 +39,13 @@ def main() -> None:
     values = {"steps": steps, "training_seconds": seconds, "checking_seconds": round(found["seconds"])}
     write_result("demo", values | kept, path=options.out)
     if options.picture:
-        draw(options.run / "evaluation" / "sheet.png", found["prompts"][:SHOWN]).save(options.picture)
+        draw(options.run / "evaluation" / "sheet.png", found["prompts"][:DRAWN]).save(options.picture)
 
 
 def draw(sheet: Path, rows: list[dict[str, Any]]) -> Image.Image:
     """The first rows of frames of an evaluation's sheet, doubled, each beside its prompt and what the check says."""
     frames = Image.open(sheet).convert("RGB")
-    tall = (frames.height - 4) // 24 * len(rows) + 4  # it shows 24 videos, 4 pixels apart
+    tall = (frames.height - 4) // SHOWN * len(rows) + 4  # videos are 4 pixels apart
     frames = frames.crop((0, 0, frames.width, tall)).resize((2 * frames.width, 2 * tall), Image.Resampling.NEAREST)
     picture = Image.new("RGB", (frames.width + 480, frames.height), "white")
     picture.paste(frames)
