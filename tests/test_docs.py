@@ -402,7 +402,7 @@ def test_figures_of_inflated_models_are_those_measured():
 def test_figures_of_stages_are_those_measured():
     page = " ".join(contents(ROOT / "docs/train.md").split())
     staged, whole = (measured("stages")["mean"][name] for name in ("staged", "whole"))
-    assert f"right in {staged['right']:.1%} of 128 held-out prompts after {staged['minutes']:.1f} minutes" in page
+    assert f"right in {staged['right']:.1%} of 256 held-out prompts after {staged['minutes']:.1f} minutes" in page
     assert f"the final size alone in {whole['right']:.1%} after {whole['minutes']:.1f};" in page
 
 
