@@ -39,13 +39,14 @@ def main() -> None:
     values = {"steps": steps, "training_seconds": seconds, "checking_seconds": round(found["seconds"])}
     write_result("demo", values | kept, path=options.out)
     if options.picture:
-        draw(options.run / "evaluation" / "sheet.png", found["prompts"][:DRAWN]).save(options.picture)
+        draw(options.run / "evaluation" / "sheet.png", found["prompts"]).save(options.picture)
 
 
 def draw(sheet: Path, rows: list[dict[str, Any]]) -> Image.Image:
     """The first rows of frames of an evaluation's sheet, doubled, each beside its prompt and what the check says."""
-    frames = Image.open(sheet).convert("RGB")
-    tall = (frames.height - 4) // SHOWN * len(rows) + 4  # videos are 4 pixels apart
+    frames, shown = Image.open(sheet).convert("RGB"), min(SHOWN, len(rows))
+    rows = rows[:DRAWN]
+    tall = (frames.height - 4) // shown * len(rows) + 4  # videos are 4 pixels apart
     frames = frames.crop((0, 0, frames.width, tall)).resize((2 * frames.width, 2 * tall), Image.Resampling.NEAREST)
     picture = Image.new("RGB", (frames.width + 480, frames.height), "white")
     picture.paste(frames)

@@ -363,7 +363,8 @@ def test_figures_of_the_packages_model_are_those_measured(page):
 def test_figures_of_the_demo_are_those_measured():
     found = measured("demo")
     cells = r"^\| ([^|]+) \| (\d+ of \d+) \| ([\d.]+%) \| ([\d.]+%) to ([\d.]+%) \| ([\d.]+%) \|$"
-    rows = re.findall(cells, contents(ROOT / "docs/evaluate.md"), re.MULTILINE)
+    page = contents(ROOT / "docs/evaluate.md")
+    rows = re.findall(cells, page, re.MULTILINE)
     assert [name for name, *_ in rows] == list(found["rates"])
     for name, right, rate, low, high, shuffled in rows:
         of = found["rates"][name]
@@ -375,9 +376,10 @@ def test_figures_of_the_demo_are_those_measured():
     others = [counts for motion, counts in found["right_by_motion"].items() if motion != "rotating"]
     assert found["right_by_motion"]["rotating"][0] == 0  # "none of those prompts came out right"
     assert f"{sum(right for right, _ in others) / sum(n for _, n in others):.0%} of the others" in readme
+    assert f"Of all other prompts {sum(right for right, _ in others)} of {sum(n for _, n in others)} are right" in page
     assert f"training took {found['training_seconds'] / 60:.1f} minutes" in readme
     steps = f"{found['steps']:,} steps"
-    assert steps in contents(ROOT / "docs/evaluate.md")
+    assert steps in page
     assert f"{found['training_seconds']} s of training ({steps}" in contents(ROOT / "docs/benchmarks.md")
     assert found["steps"] == RunConfig.load(ROOT / "configs/demo.yaml").in_stages[-1].run_steps
 
