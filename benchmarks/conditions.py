@@ -12,7 +12,7 @@ For each of its conditions, videos are made with that one given and an empty pro
 Each comes from a scene of a combination that was held out of training. As a control the same videos are checked against
 the next scene's condition.
 
-    python benchmarks/conditions.py RUN [RUN ...] [--videos 64] [--scale 1] [--picture FILE]
+    python benchmarks/conditions.py RUN [RUN ...] [--videos 64] [--scale S] [--picture FILE]
 """
 
 import argparse
@@ -43,7 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", help="a run's folder, or its model")
     parser.add_argument("--videos", type=int, default=64, help="for each condition")
-    parser.add_argument("--scale", type=float, default=1.0, help="how closely to follow the condition")
+    parser.add_argument("--scale", type=float, help="how closely to follow the condition; else as the model does")
     parser.add_argument("--steps", type=int, help="sampling steps; else the model's own")
     parser.add_argument("--picture", type=Path, help="of videos of the first run, to be written")
     parser.add_argument("--out", type=Path, help="file of the result, in place of results/conditions.json")
@@ -89,7 +89,7 @@ def made(
         value = SIGNALS[name](scene, shape, shape[0] / pipe.config["fps"], f"benchmark/{index}", WHOLE)
     settings = Settings(
         conditions={name: value},
-        condition_scales={name: options.scale},
+        condition_scales={} if options.scale is None else {name: options.scale},
         guidance_scale=1.0,
         num_inference_steps=options.steps,
         seed=index,

@@ -87,7 +87,7 @@ class RunConfig(Section):
             "data.augment": self.data.augment,
             "data.load_tensors": self.data.load_tensors,
         }
-        unfit["model.kind vae"] = self.model.kind == "vae"
+        unfit[f"model.kind {self.model.kind}"] = self.model.kind not in ("unet3d", "latent_unet", "transformer")
         if self.model.conditions and (given := [name for name, value in unfit.items() if value]):
             raise ValueError(
                 f"model.conditions go with clips of one size in a batch that are read as they are: leave out "

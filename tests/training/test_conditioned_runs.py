@@ -203,6 +203,9 @@ def test_what_is_nowhere_is_said(folder):
         opened("--shapes", "--clips", "4", "--conditions", "{weather: {kind: mask}}")
     with pytest.raises(UsageError, match=r"leave out data\.augment"):
         opened("--data_dir", folder, "--augment", "--conditions", "[depth]")
+    for kind in ("vae", "tokenizer", "autoregressive", "vgan"):
+        with pytest.raises(UsageError, match=f"leave out model.kind {kind}"):
+            opened("--data_dir", folder, "--kind", kind, "--conditions", "[depth]")
 
 
 def test_the_demo_world_tells_what_is_true():
