@@ -1,21 +1,21 @@
 """Does a model of videos need fewer steps when it begins with a model of images?
 
-For each seed three runs on the demo world, each with its own learning rate to its own end:
+For each seed four runs on the demo world, each with its own learning rate to its own end:
 
-    scratch   clips from nothing, all the steps
+    scratch   clips of the whole length from nothing, for --steps steps
     images    single frames, from nothing, for --image_steps steps
-    inflated  that model, inflated, on clips, for what images leave of half of the steps
+    inflated  that model, inflated, on clips by the stages of configs/videos-tiny.yaml
+    staged    clips from nothing by those stages, the first of them longer by the steps of images
 
-A step on images has as many frames as one on clips, so it counts as one; counted as one clip's step for each frame that
-it has, it is the same. Asked is whether inflated is right at least as often as scratch, in the mean over the seeds.
-What is finished is not done again: stopped, the same command goes on.
+A step has as many frames in all of them, so it counts as one. Asked is whether inflated is right at least as often as
+scratch, in the mean over the seeds, after at most half of the steps, those on images counted; staged says what of that
+is the stages' alone. What is finished is not done again: stopped, the same command goes on.
 
-    python benchmarks/inflation.py [--steps 1000] [--image_steps 200] [--seeds 0 1 2] [OPTIONS OF TRAIN ...]
+    python benchmarks/inflation.py [--steps 1000] [--image_steps 100] [--seeds 0 1 2] [OPTIONS OF TRAIN ...]
 """
 
 import argparse
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from text2video.families.opening import open_model
 from text2video.training.trainer import train
 
 CONFIGS = Path(__file__).parents[1] / "configs"
+VIDEOS = CONFIGS / "videos-tiny.yaml"
 FRAMES = 16  # of a clip
 
 
@@ -39,22 +40,21 @@ def main() -> None:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=1000, help="of the model from nothing")
-    parser.add_argument("--image_steps", type=int, default=200, help="of the model of images")
+    parser.add_argument("--image_steps", type=int, default=100, help="of the model of images")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--pictures", type=int, default=16000, help="single frames to train on")
     parser.add_argument("--prompts", type=int, default=256, help="held-out prompts for each model")
     parser.add_argument("--place", type=Path, default=Path("runs/inflation"), help="folder of the runs")
     parser.add_argument("--out", type=Path, help="file of the result, in place of results/inflation.json")
     options, flags = parser.parse_known_args()
-    if not 0 < options.image_steps < options.steps // 2:
-        parser.error("--image_steps has to leave some of half of the steps for clips")
     seeds = {str(seed): measure(options, seed, flags) for seed in options.seeds}
     summary: dict[str, float] = {}
     for name in next(iter(seeds.values())):
         rates = [runs[name]["right"] for runs in seeds.values()]
         summary[name] = float(np.mean(rates))
         print(f"{name:9} right {summary[name]:6.1%}: {' '.join(format(rate, '.1%') for rate in rates)}")
-    reached = summary["inflated"] >= summary["scratch"] > 0
+    (steps,) = {runs["inflated"]["steps"] for runs in seeds.values()}
+    reached = summary["inflated"] >= summary["scratch"] > 0 and 2 * steps <= options.steps
     print(f"inflated reaches scratch in half of the steps: {'yes' if reached else 'no'}")
     values = {"steps": options.steps, "image_steps": options.image_steps, "prompts": options.prompts, "options": flags}
     write_result("inflation", {**values, "right": summary, "reached": reached, "seeds": seeds}, path=options.out)
@@ -62,18 +62,23 @@ def main() -> None:
 
 def measure(options: argparse.Namespace, seed: int, flags: list[str]) -> dict[str, dict[str, Any]]:
     """Run -> its figures, of the runs on clips of one seed."""
-    place, rest = options.place / str(seed), options.steps // 2 - options.image_steps
+    place = options.place / str(seed)
     frames = pictures(options.place / "pictures", options.pictures)
-    images, videos = CONFIGS / "images-tiny.yaml", CONFIGS / "videos-tiny.yaml"
     own = [*flags, f"--seed={seed}"]
-    scratch = trained(videos, place / "scratch", options.steps, own)
-    first = trained(images, place / "images", options.image_steps, [f"--data_dir={frames}", *own])
-    inflated = trained(videos, place / "inflated", rest, [*own, f"--init_from={first}"])
-    counts = count(first, options.image_steps, inflated, rest)
-    return {
-        "scratch": accuracy(scratch, options.prompts) | {"steps": options.steps},
-        "inflated": accuracy(inflated, options.prompts) | counts,
-    }
+    whole = ["--stages=[]", f"--max_steps={options.steps}"]
+    images = [f"--data_dir={frames}", f"--max_steps={options.image_steps}"]
+    first = trained(CONFIGS / "images-tiny.yaml", place / "images", [*own, *images])
+    runs = {"scratch": [*own, *whole], "inflated": [*own, f"--init_from={first}"], "staged": longer(own, options)}
+    found = {name: accuracy(trained(VIDEOS, place / name, given), options.prompts) for name, given in runs.items()}
+    found["inflated"]["steps"] += options.image_steps
+    return found
+
+
+def longer(flags: list[str], options: argparse.Namespace) -> list[str]:
+    """Options of a run by the recipe's stages, of which the first is longer by the steps of images."""
+    first, *others = RunConfig.load(VIDEOS, flags).stages
+    stages = [first | {"max_steps": first["max_steps"] + options.image_steps}, *others]
+    return [*flags, "--stages", *map(json.dumps, stages)]
 
 
 def pictures(folder: Path, number: int) -> Path:
@@ -91,28 +96,16 @@ def pictures(folder: Path, number: int) -> Path:
     return folder
 
 
-def trained(recipe: Path, folder: Path, steps: int, flags: list[str]) -> Path:
-    """The folder of the finished model of a run, which goes on where it stood; its minutes, if it never stopped."""
-    config = RunConfig.load(recipe, [*flags, f"--max_steps={steps}", f"--output_dir={folder}"])
+def trained(recipe: Path, folder: Path, flags: list[str]) -> Path:
+    """The folder of the finished model of a run, which goes on where it stood."""
     if not (folder / "final").is_dir():
-        print(f"{folder}: {steps} steps", flush=True)
-        new, started = not folder.exists(), time.perf_counter()
-        train(config, resume=True)
-        if new:
-            minutes = (time.perf_counter() - started) / 60
-            (folder / "minutes.json").write_text(f"{minutes:.2f}", encoding="utf-8")
+        print(folder, flush=True)
+        train(RunConfig.load(recipe, [*flags, f"--output_dir={folder}"]), resume=True)
     return folder / "final"
 
 
-def count(images: Path, image_steps: int, videos: Path, video_steps: int) -> dict[str, Any]:
-    """Steps in all, and how many steps on clips have as many frames."""
-    batches = [RunConfig.load(model.parent / "run.yaml").train.batch_size for model in (images, videos)]
-    by_frames = image_steps * batches[0] / (batches[1] * FRAMES) + video_steps
-    return {"steps": image_steps + video_steps, "steps_by_frames": by_frames}
-
-
 def accuracy(model: Path, prompts: int) -> dict[str, Any]:
-    """How often a model is right on held-out prompts; measured once."""
+    """How often a model is right on held-out prompts, measured once, and its steps."""
     file = model.parent / "accuracy.json"
     if not file.is_file():
         family, pipe = open_model(model, choose_device("auto"))
@@ -120,9 +113,8 @@ def accuracy(model: Path, prompts: int) -> dict[str, Any]:
         file.write_text(json.dumps({name: rate.rate for name, rate in result.rates.items()}), encoding="utf-8")
         result.save(model.parent / "evaluation")
     rates = json.loads(file.read_text(encoding="utf-8"))
-    minutes = model.parent / "minutes.json"
-    took = float(minutes.read_text(encoding="utf-8")) if minutes.is_file() else None
-    return {"right": rates[MAIN], "rates": rates, "minutes": took}
+    steps = RunConfig.load(model.parent / "run.yaml").in_stages[-1]
+    return {"right": rates[MAIN], "rates": rates, "steps": steps.run_steps or steps.config.train.max_steps}
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Does a run in stages reach the accuracy of one at the final size alone, in less time?
 
-For each seed two short runs on the demo world by configs/demo.yaml, each with its own learning rate to its own end:
+For each seed two short runs on the demo world by one recipe, each with its own learning rate to its own end:
 
     whole    the last stage's size from the first step on, for --steps steps
     staged   four frames each of many clips first; other stages can be given among the options
@@ -9,7 +9,7 @@ Asked is whether staged is right at least as often as whole, in the mean over th
 is that of the steps, with what is between them, and without building models. What is finished is not done again, and
 what was stopped goes on: the same command does both.
 
-    python benchmarks/stages.py [--steps 1000] [--seeds 0 1] [OPTIONS OF TRAIN ...]
+    python benchmarks/stages.py [--recipe configs/demo.yaml] [--steps 1000] [--seeds 0 1] [OPTIONS OF TRAIN ...]
 """
 
 import argparse
@@ -27,13 +27,14 @@ from text2video.families.devices import choose_device
 from text2video.families.opening import open_model
 from text2video.training.trainer import train
 
-RECIPE = Path(__file__).parents[1] / "configs" / "demo.yaml"
+DEMO = Path(__file__).parents[1] / "configs" / "demo.yaml"
 STAGES = ["--stages", "{num_frames: 4, batch_size: 64, max_steps: 400, lr_schedule: constant}", "{max_steps: 400}"]
 
 
 def main() -> None:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", type=Path, default=DEMO, help="configuration of a model of the demo world")
     parser.add_argument("--steps", type=int, default=1000, help="of the run without stages")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--prompts", type=int, default=256, help="held-out prompts for each model")
@@ -51,7 +52,7 @@ def main() -> None:
     whole, staged = summary["whole"], summary["staged"]
     reached = staged["right"] >= whole["right"] > 0 and staged["minutes"] < whole["minutes"]
     print(f"staged reaches whole in less time: {'yes' if reached else 'no'}")
-    values = {"steps": options.steps, "prompts": options.prompts, "options": flags}
+    values = {"recipe": options.recipe.name, "steps": options.steps, "prompts": options.prompts, "options": flags}
     write_result("stages", {**values, "mean": summary, "reached": reached, "seeds": seeds}, path=options.out)
 
 
@@ -59,7 +60,7 @@ def measure(options: argparse.Namespace, seed: int, flags: list[str]) -> dict[st
     """Run -> its figures, of one seed."""
     place = options.place / str(seed)
     own = [*STAGES, *flags, f"--seed={seed}"]
-    staged = RunConfig.load(RECIPE, [*own, f"--output_dir={place / 'staged'}"])
+    staged = RunConfig.load(options.recipe, [*own, f"--output_dir={place / 'staged'}"])
     last = staged.in_stages[-1].config
     whole = ["--max_steps", str(options.steps), "--num_epochs", str(options.steps), f"--output_dir={place / 'whole'}"]
     configs = {"whole": RunConfig.build(last.model_dump(mode="json"), whole), "staged": staged}

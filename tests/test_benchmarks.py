@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -30,12 +31,19 @@ def test_a_model_of_images_is_measured_against_one_from_nothing(tmp_path, monkey
     line += ["--place", str(tmp_path / "runs"), "--out", str(out)]
     tiny = ["--model_channels=16", "--batch_size=2", "--val_samples=2", "--num_workers=0", "--num_inference_steps=1"]
     monkeypatch.setattr(sys, "argv", [*line, *tiny, "--text_width=32", "--frame_size=16", "--device=cpu"])
+    recipe = YAML(typ="safe").load(inflation.VIDEOS)
+    recipe["stages"] = [{"num_frames": 4, "batch_size": 2, "max_steps": 1}, {"max_steps": 2}]
+    monkeypatch.setattr(inflation, "VIDEOS", tmp_path / "videos.yaml")
+    YAML(typ="safe").dump(recipe, inflation.VIDEOS)
     for _ in range(2):  # the second time everything is there
         inflation.main()
         found = json.loads(out.read_text(encoding="utf-8"))
-        assert found["right"].keys() == {"scratch", "inflated"}
-        assert found["seeds"]["3"]["inflated"]["steps"] == 2
-        assert found["seeds"]["3"]["inflated"]["steps_by_frames"] == 1 + 1 / 16
+        assert {name: run["steps"] for name, run in found["seeds"]["3"].items()} == {
+            "scratch": 4,
+            "inflated": 4,
+            "staged": 4,
+        }
+        assert not found["reached"]  # not in half of the steps
         monkeypatch.setattr(inflation, "train", None)
 
 

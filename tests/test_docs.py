@@ -91,6 +91,7 @@ OF_PROGRAMS = {
     "facts",
     "precisions",
     "local-dir",
+    "recipe",
     *("frames", "eager_only", "one_thread", "depth", "beside", "minutes", "out", "output", "seeds", "prompts"),
 }
 OF_OTHER_TOOLS = {
@@ -396,16 +397,18 @@ def test_figures_of_learning_beside_peers_are_those_measured():
 
 def test_figures_of_inflated_models_are_those_measured():
     page, found = contents(ROOT / "docs/from-images.md"), measured("inflation")["seeds"]["0"]
-    for name, own in (("from nothing", found["scratch"]), ("from a model of images", found["inflated"])):
-        cells = " | ".join(f"{own['rates'][of]:.1%}" for of in (*MAIN_ATTRIBUTES, MAIN))
+    names = {"scratch": "from nothing, the whole length", "inflated": "from a model of images"}
+    for run, name in (names | {"staged": "from nothing, in stages"}).items():
+        cells = " | ".join(f"{found[run]['rates'][of]:.1%}" for of in (*MAIN_ATTRIBUTES, MAIN))
         assert re.search(rf"^\| {name} \| [^|]+ \| {re.escape(cells)} \|$", page, re.MULTILINE)
 
 
 def test_figures_of_stages_are_those_measured():
-    page = " ".join(contents(ROOT / "docs/train.md").split())
-    staged, whole = (measured("stages")["mean"][name] for name in ("staged", "whole"))
-    assert f"right in {staged['right']:.1%} of 256 held-out prompts after {staged['minutes']:.1f} minutes" in page
-    assert f"the final size alone in {whole['right']:.1%} after {whole['minutes']:.1f};" in page
+    page = contents(ROOT / "docs/train.md")
+    for result, model in (("stages_videos", "videos-tiny"), ("stages", "demo")):
+        staged, whole = (measured(result)["mean"][name] for name in ("staged", "whole"))
+        cells = " | ".join(f"{run['right']:.1%} | {run['minutes']:.1f}" for run in (staged, whole))
+        assert re.search(rf"^\| `{model}`, [^|]+ \| {re.escape(cells)} \|$", page, re.MULTILINE)
 
 
 def test_figures_of_conditions_are_those_measured():
