@@ -398,8 +398,8 @@ def test_figures_of_learning_beside_peers_are_those_measured():
 def test_figures_of_inflated_models_are_those_measured():
     page, found = contents(ROOT / "docs/from-images.md"), measured("inflation")["seeds"]["0"]
     names = {"scratch": "from nothing, the whole length", "inflated": "from a model of images"}
-    for run, name in (names | {"staged": "from nothing, in stages"}).items():
-        cells = " | ".join(f"{found[run]['rates'][of]:.1%}" for of in (*MAIN_ATTRIBUTES, MAIN))
+    for key, name in (names | {"staged": "from nothing, in stages"}).items():
+        cells = " | ".join(f"{found[key]['rates'][of]:.1%}" for of in (*MAIN_ATTRIBUTES, MAIN))
         assert re.search(rf"^\| {name} \| [^|]+ \| {re.escape(cells)} \|$", page, re.MULTILINE)
 
 

@@ -73,3 +73,30 @@ def test_levels_round_trip():
 def test_no_prompts_is_said(model):
     with pytest.raises(UsageError, match="no prompts"):
         list(generate(*model, []))
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"image": "a.png"}, "does not do image-to-video, only text-to-video. Leave out --image"),
+        ({"image": "a.png", "last_image": "b.png"}, "Leave out --image and --last_image"),
+        ({"video": "a.mp4"}, "does not do video-to-video"),
+        ({"guidance_scale": float("nan")}, "guidance_scale is nan"),
+        ({"guidance_scale": float("inf")}, "has to be a finite number"),
+    ],
+)
+def test_what_a_model_cannot_do_is_said_before_it_begins(model, asked, words):
+    with pytest.raises(UsageError, match=words):
+        list(generate(*model, ["a"], Settings(**asked)))
+
+
+def test_settings_that_cannot_be_written_leave_nothing(model, tmp_path, monkeypatch):
+    (result,) = generate(*model, ["a"], Settings(num_inference_steps=1))
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        save(result, tmp_path / "a.mp4")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]

@@ -550,6 +550,18 @@ def test_frames_and_contact_sheet(tmp_path):
     assert np.array_equal(sheet[56:104, 140:204], frames[2])
 
 
+@pytest.mark.parametrize("write", [lambda at, frames: video.write_frames(at, frames), video.contact_sheet])
+def test_a_picture_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch, write):
+    def full(picture, path, **_):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(VideoError, match="No space left"):
+        write(tmp_path / "at", [numbered(2)] if write is video.contact_sheet else numbered(2))
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
 # ---- real clips ----
 
 

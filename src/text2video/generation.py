@@ -5,6 +5,7 @@ generator on the CPU, and is sampled alone, so that neither its neighbours nor t
 """
 
 import json
+import math
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from . import video
+from .data.clips import write_file
 from .diffusion.schedules import sampler_name
 from .errors import UsageError
 from .families.base import Conditioned, Defaults, Family, Streams
@@ -193,11 +195,24 @@ def _check(family: Family, pipe: Any, prompts: Sequence[str], settings: Settings
     if unknown := sorted(set(settings.options) - family.options):
         able = f"It has {', '.join(sorted(family.options))}." if family.options else "It has no options of its own."
         raise UsageError(f"A {family.name} model has no {', '.join(unknown)}. {able}")
+    starts = [name for name in ("image", "last_image", "video") if getattr(settings, name)]
+    if starts and family.tasks(pipe) == ("text-to-video",):
+        task = "video-to-video" if settings.video else "image-to-video"
+        options = " and ".join(f"--{name}" for name in starts)
+        raise UsageError(f"This {family.name} model does not do {task}, only text-to-video. Leave out {options}.")
+    scales = {"guidance_scale": settings.guidance_scale or 1.0, **settings.condition_scales}
+    if endless := [name for name, scale in scales.items() if not math.isfinite(scale)]:
+        raise UsageError(f"{endless[0]} is {scales[endless[0]]}: how closely to follow it has to be a finite number.")
     named = {*settings.conditions, *settings.condition_scales}
     own = family.own_conditions(pipe) if named and isinstance(family, Conditioned) else {}
     if unknown := sorted(named - set(own)):
         known = f"It has {', '.join(own)}." if own else "It was trained with none."
         raise UsageError(f"This model has no condition {', '.join(unknown)}. {known}")
+    if missing := sorted(set(settings.condition_scales) - set(settings.conditions)):
+        raise UsageError(
+            f"There is a scale for {', '.join(missing)}, which is not given: add --condition {missing[0]}=..., or "
+            "leave out its --condition_scale."
+        )
 
 
 def _generate(
@@ -309,7 +324,7 @@ def _written(value: Any) -> Any:
 
 def _write_settings(path: Path, result: Recipe) -> Path:
     beside = path.with_suffix(".json")
-    beside.write_text(json.dumps(result.metadata(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_file(beside, json.dumps(result.metadata(), indent=2, ensure_ascii=False) + "\n")
     return beside
 
 

@@ -32,7 +32,9 @@ DEFAULTS: dict[Any, dict[str, Any]] = {
 class Section(BaseModel):
     """Strict: what is not known is refused, also where it is set later."""
 
-    model_config = ConfigDict(extra="forbid", validate_default=True, validate_assignment=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", validate_default=True, validate_assignment=True, protected_namespaces=(), allow_inf_nan=False
+    )
 
 
 class ShapesConfig(Section):

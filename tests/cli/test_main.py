@@ -11,6 +11,7 @@ import pytest
 
 from text2video import __version__
 from text2video.cli.main import VERBS, run, underscored
+from text2video.cli.wording import of_failure
 
 HEAVY = ("torch", "numpy", "pyarrow", "diffusers", "transformers", "av")
 
@@ -134,6 +135,14 @@ def test_what_the_machine_refuses_is_one_paragraph(command, monkeypatch, error, 
     assert says in result.err
     assert "Traceback" not in result.err
     assert result.err.count("\n") == 1
+
+
+def test_a_full_memory_of_the_cpu_is_said():
+    allocator = RuntimeError(
+        "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."
+    )
+    assert "The memory is full" in (of_failure(allocator) or "")
+    assert of_failure(RuntimeError("shapes do not fit")) is None
 
 
 def test_a_bug_keeps_its_traceback_after_a_sentence(command, monkeypatch):

@@ -440,3 +440,13 @@ def test_space_to_depth_round_trip():
     assert deep.shape == (2, 72, 2, 2, 2)
     assert torch.equal(deep[0, :3, 1, 0, 1], x[0, :, 2, 0, 4])  # the block's first place comes first
     assert torch.equal(depth_to_space(deep, (2, 3, 4)), x)
+
+
+@pytest.mark.parametrize("kind", [TINY, FACTORISED])
+def test_weights_can_be_held_as_fp8(kind):
+    model, cast = tiny(**kind), tiny(**kind)
+    cast.enable_layerwise_casting(torch.float8_e4m3fn, torch.float32)
+    assert any(weight.dtype == torch.float8_e4m3fn for weight in cast.parameters())
+    with torch.no_grad():
+        exact = model(*inputs(shape=(4, 16, 16))).sample
+        assert (cast(*inputs(shape=(4, 16, 16))).sample - exact).norm() < 0.3 * exact.norm()

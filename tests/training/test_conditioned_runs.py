@@ -84,6 +84,10 @@ def test_a_trained_model_follows_each_and_does_without(conditioned, files):
         made(conditions={"pose": "x"})
     with pytest.raises(UsageError, match="no condition pose"):
         made(condition_scales={"pose": 2.0})
+    with pytest.raises(UsageError, match="a scale for depth, which is not given"):
+        made(condition_scales={"depth": 2.0})
+    with pytest.raises(UsageError, match="depth is nan"):
+        made(conditions=files, condition_scales={"depth": float("nan")})
 
 
 def test_the_pipeline_takes_them_too(conditioned, files):

@@ -123,3 +123,8 @@ def test_eight_bit_adamw_without_its_library_is_said(monkeypatch):
     monkeypatch.setattr("text2video.training.optim.find_spec", lambda name: None)
     with pytest.raises(UsageError, match="pip install bitsandbytes"):
         make_optimizer(OptimConfig(optimizer="adamw8bit"), [torch.nn.Parameter(torch.ones(2, 2))])
+
+
+def test_a_class_that_is_no_optimizer_is_said():
+    with pytest.raises(UsageError, match=r"json:JSONDecoder is no torch\.optim\.Optimizer"):
+        make_optimizer(OptimConfig(optimizer="json:JSONDecoder"), [torch.nn.Parameter(torch.ones(2, 2))])

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from cyclopts import CycloptsError
 from cyclopts.exceptions import UnknownCommandError
 
+_NO_MEMORY = ("can't allocate memory", "not enough memory")  # what torch says of a CPU's, in a RuntimeError
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, errno.EPERM}
 
 
@@ -29,7 +30,8 @@ def of_usage(error: CycloptsError, verbs: Iterable[str]) -> str:
 
 def of_failure(error: Exception) -> str | None:
     """What the machine refused; None for a bug."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    full = isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
+    if full or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return "The memory is full. Try a smaller --batch_size, --frame_size or --num_frames."
     if isinstance(error, OSError) and (error.filename or error.errno in _DISK):
         where = f" ({error.filename})" if error.filename else ""

@@ -22,7 +22,7 @@ class Denoiser(ModelMixin, ConfigMixin, PeftAdapterMixin):
     _supports_gradient_checkpointing = True
     _no_split_modules = ["Block"]  # noqa: RUF012 - the name and type that diffusers reads
     _repeated_blocks = ["Block"]  # noqa: RUF012
-    _skip_layerwise_casting_patterns = ["norm"]  # noqa: RUF012
+    _skip_layerwise_casting_patterns = ["norm", "embedding"]  # noqa: RUF012
 
     def __init__(self):
         super().__init__()

@@ -55,7 +55,10 @@ def make_optimizer(
     elif config.optimizer == "adamw8bit":
         optimizer = _eight_bit([{"params": matrices, **decayed}, rest], config.betas)
     elif ":" in config.optimizer:
-        optimizer = import_class(config.optimizer)([{"params": matrices, **decayed}, rest])
+        kind: Any = import_class(config.optimizer)
+        if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)):
+            raise UsageError(f"{config.optimizer} is no torch.optim.Optimizer. Name one, or choose adamw or muon.")
+        optimizer = kind([{"params": matrices, **decayed}, rest])
     else:
         raise UsageError(
             f"There is no optimizer {config.optimizer!r}. Choose adamw, adamw8bit, muon, or your own as module:Class."

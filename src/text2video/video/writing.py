@@ -78,15 +78,13 @@ def write_frames(folder: str | os.PathLike, frames: Iterable[np.ndarray]) -> lis
 
     Frames of a longer video that were written there before are removed.
     """
-    from PIL import Image
-
     folder = Path(folder)
     paths: list[Path] = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for index, frame in enumerate(_checked(folder, frames)):
             paths.append(folder / f"frame_{index:04d}.png")
-            Image.fromarray(frame).save(paths[-1])
+            _save_png(paths[-1], frame)
         for old in set(folder.glob("frame_[0-9][0-9][0-9][0-9].png")) - set(paths):
             old.unlink()
     except OSError as error:
@@ -99,8 +97,6 @@ def contact_sheet(path: str | os.PathLike, videos: Sequence[np.ndarray], *, colu
 
     Frames of another size than the first video's are brought to it by `resize`.
     """
-    from PIL import Image
-
     height, width = videos[0].shape[1:3]
     columns = min(columns, max(len(video) for video in videos))
     size = (margin + len(videos) * (height + margin), margin + columns * (width + margin), 3)
@@ -111,9 +107,21 @@ def contact_sheet(path: str | os.PathLike, videos: Sequence[np.ndarray], *, colu
             top, left = margin + row * (height + margin), margin + column * (width + margin)
             sheet[top : top + height, left : left + width] = frame
     try:
-        Image.fromarray(sheet).save(path, format="PNG")
+        _save_png(Path(path), sheet)
     except OSError as error:
         raise VideoError(f"Cannot write {path}: {error.strerror or error}.") from error
+
+
+def _save_png(path: Path, picture: np.ndarray) -> None:
+    """Under another name and then renamed, so that a full disk leaves no half of it."""
+    from PIL import Image
+
+    unfinished = path.with_name(f".{secrets.token_hex(4)}.png")
+    try:
+        Image.fromarray(picture).save(unfinished)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def _checked(path: Path, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
