@@ -112,6 +112,11 @@ def test_a_file_of_captions_beside_a_named_video_is_kept(command, tiny, tmp_path
         (["--prompt", "a", "--dtype", "int8"], 2, "int8"),
         (["--prompt", "a", "--device", "tpu"], 2, "tpu"),
         (["--prompt", "a", "--output_dir", "taken"], 1, "taken"),
+        (["--prompt", "a", "--save_gif", "--fps", "60"], 2, "at most 50 for a GIF"),
+        (["--prompt", "a", "--fps", "inf"], 2, "--fps is inf"),
+        (["--prompt", "a", "--fps", "0.0001"], 2, "at least 0.001"),
+        (["--prompt", "a", "--condition"], 2, "--condition needs at least one"),
+        (["--prompt", "a", "--guidance_scale", "nan"], 2, "guidance_scale is nan"),
     ],
 )
 def test_what_cannot_be_made_is_said_in_a_paragraph(command, tiny, tmp_path, tokens, code, says):

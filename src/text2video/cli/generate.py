@@ -12,7 +12,7 @@ from ..errors import UsageError
 from ..shipped import SHIPPED
 from .answering import AS_GIVEN, Polishing
 from .prompts import ask, asked_prompts, read_prompts
-from .sampling import AS_TRAINED, AS_USUAL, NO_OPTIONS, Opened, Options, Sampling, numbers, pairs
+from .sampling import AS_TRAINED, AS_USUAL, EXAMPLES, NO_OPTIONS, Opened, Options, Sampling, numbers, pairs
 from .terminal import progress, say
 
 
@@ -68,6 +68,10 @@ def generate(
         raise UsageError("A prompt is empty. Say in it what the video shows.")
     if output_video:
         check_one_video(output_video, len(wanted) * sampling.num_videos_per_prompt)
+    for name in ("condition", "condition_scale"):
+        if getattr(sampling, name) == []:
+            raise UsageError(f"--{name} needs at least one NAME=VALUE, as in --{name} {EXAMPLES[name]}.")
+    check_rate(sampling.fps, save_gif or bool(output_video and output_video.suffix.lower() == ".gif"))
     extras = {"save_gif": save_gif, "save_frames": save_frames, "visualize": visualize}
     check_stream(stream, window, [name for name, value in extras.items() if value], batch_size, output_video)
 
@@ -113,6 +117,16 @@ def check_one_video(path: Path, count: int) -> None:
         raise UsageError(
             f"{beside} stands where the settings of {path} belong, and it was not written by generate. "
             "Give the video another name."
+        )
+
+
+def check_rate(fps: float | None, gif: bool) -> None:
+    """Whether a file can have the frame rate that is asked for."""
+    from ..video import writable
+
+    if fps is not None and not writable(fps, ".gif" if gif else ".mp4"):
+        raise UsageError(
+            f"--fps is {fps:g}. It has to be at least 0.001, and at most 50 for a GIF: give another, or no GIF."
         )
 
 

@@ -56,7 +56,7 @@ def make_optimizer(
         optimizer = _eight_bit([{"params": matrices, **decayed}, rest], config.betas)
     elif ":" in config.optimizer:
         kind: Any = import_class(config.optimizer)
-        if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)):
+        if torch.optim.Optimizer not in getattr(kind, "__mro__", ()):
             raise UsageError(f"{config.optimizer} is no torch.optim.Optimizer. Name one, or choose adamw or muon.")
         optimizer = kind([{"params": matrices, **decayed}, rest])
     else:

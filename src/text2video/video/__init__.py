@@ -9,7 +9,7 @@ from .reading import PICTURES, Video, VideoInfo, examine, probe, read
 from .sampling import Short, fits, resize, sample
 from .sound import Sound, log_mel, read_sound
 from .view import View
-from .writing import contact_sheet, read_metadata, write, write_frames
+from .writing import contact_sheet, read_metadata, writable, write, write_frames
 
 __all__ = [
     "PICTURES",
@@ -31,6 +31,7 @@ __all__ = [
     "read_sound",
     "resize",
     "sample",
+    "writable",
     "write",
     "write_frames",
 ]

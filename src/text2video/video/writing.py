@@ -43,7 +43,7 @@ def write(
     suffix = path.suffix.lower()
     if suffix not in (".mp4", ".gif"):
         raise VideoError(f"Cannot write {path}: the name ends in {suffix or 'no suffix'!r}. Use .mp4 or .gif.")
-    if not math.isfinite(fps) or fps <= 0 or (suffix == ".gif" and fps > 50):
+    if not writable(fps, suffix):
         raise VideoError(f"Cannot write {path}: {fps:g} frames per second. It must be above 0, for GIF at most 50.")
     unfinished = path.with_name(f".{secrets.token_hex(4)}{suffix}")
     rate = Fraction(fps).limit_denominator(1001)
@@ -60,6 +60,11 @@ def write(
         ) from error
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def writable(fps: float, suffix: str) -> bool:
+    """Whether `write` takes this rate for a file of that suffix: one that it can store, for .gif up to 50."""
+    return math.isfinite(fps) and fps >= 1e-3 and not (suffix == ".gif" and fps > 50)
 
 
 def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
