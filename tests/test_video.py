@@ -174,6 +174,27 @@ def test_transparency_lies_over_black(tmp_path):
     assert (got.frames[:, 8, 15] == 0).all()
 
 
+@pytest.mark.parametrize("codec", ["libvpx", "libvpx-vp9"])
+def test_transparency_of_webm_lies_over_black(tmp_path, codec):
+    path = tmp_path / "clear.webm"
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream(codec, rate=10, options={"auto-alt-ref": "0", "crf": "4", "b": "2M"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuva420p"
+        for number in range(4):
+            picture = np.full((48, 64, 4), (255, 0, 0, 0), np.uint8)
+            picture[:, : 16 + 8 * number, 3] = 255
+            frame = av.VideoFrame.from_ndarray(picture, "rgba").reformat(format="yuva420p")
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    got = video.read(path)
+    assert got.times == pytest.approx([0, 0.1, 0.2, 0.3])
+    assert (got.frames[:, :, 48:].max(), got.frames[:, :, :12, 0].min()) == (0, pytest.approx(255, abs=3))
+    assert got.frames[3, 24, 36, 0] > 250 > got.frames[0, 24, 36, 0] == 0
+    sampled = video.sample(path, 2, height=48, width=64)
+    assert np.array_equal(sampled.frames, got.frames[[0, 3]])
+    assert video.examine(path).num_frames == 4
+
+
 def test_the_first_stream_that_is_a_picture(tmp_path):
     path = tmp_path / "streams.mkv"
     with av.open(str(path), "w") as out:

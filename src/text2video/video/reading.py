@@ -4,12 +4,13 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
 from av.container import InputContainer
 from av.stream import Disposition
+from av.video.codeccontext import VideoCodecContext
 from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
@@ -17,6 +18,7 @@ from ..errors import VideoError
 from .members import is_file, member_of, open_file
 
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
+_WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 EPSILON = 1e-6  # seconds: timestamps are rounded to ticks
 
 
@@ -260,17 +262,17 @@ def _decode(
     stream: VideoStream, packets: Iterable[av.Packet], problems: list[str], strict: bool = False
 ) -> Iterator[av.VideoFrame]:
     """Whole frames. After an error all that follows leans on what is lost, up to the next key frame: it is dropped."""
-    lost = False
+    decoder, lost = decoder_of(stream), False
     for packet in _readable(packets, problems):
         if lost and not packet.is_keyframe:
             continue
         try:
-            frames = packet.decode()
+            frames = decoder.decode(packet)
         except av.FFmpegError as error:
             if strict:
                 raise _Damaged from error
             problems.append(f"damaged data ({error.strerror})")
-            stream.codec_context.flush_buffers()
+            decoder.flush_buffers()
             lost = True
             continue
         lost = False
@@ -281,6 +283,17 @@ def _decode(
                 raise _Damaged
             else:
                 problems.append("damaged frames")
+
+
+def decoder_of(stream: VideoStream) -> VideoCodecContext:
+    """What decodes a stream: libvpx where a WebM has transparency, which FFmpeg's own decoders of it drop."""
+    own = stream.codec_context
+    name = _WITH_ALPHA.get(own.name)
+    if name not in av.codecs_available or stream.metadata.get("alpha_mode") != "1":
+        return own
+    decoder: Any = VideoCodecContext.create(name, "r")
+    decoder.thread_count = own.thread_count
+    return decoder
 
 
 def _readable(packets: Iterable[av.Packet], problems: list[str]) -> Iterator[av.Packet]:

@@ -18,6 +18,7 @@ from .reading import (
     Converter,
     Video,
     decoded_frames,
+    decoder_of,
     frame_rate,
     header_duration,
     is_picture,
@@ -175,7 +176,7 @@ def _sample_by_packets(
     Only the stretches from a key frame to the last wanted frame before the next one are decoded, and within them frames
     that no other leans on are skipped.
     """
-    if not stream.time_base:
+    if not stream.time_base or decoder_of(stream) is not stream.codec_context:  # the latter is told what to skip
         return None
     tick = float(stream.time_base)
     seconds = header_duration(container, stream)
