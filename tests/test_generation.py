@@ -78,8 +78,8 @@ def test_no_prompts_is_said(model):
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        ({"image": "a.png"}, "does not do image-to-video, only text-to-video. Leave out --image"),
-        ({"image": "a.png", "last_image": "b.png"}, "Leave out --image and --last_image"),
+        ({"image": "a.png"}, "does not do image-to-video, only text-to-video: leave out --image"),
+        ({"image": "a.png", "last_image": "b.png"}, "leave out --image and --last_image"),
         ({"video": "a.mp4"}, "does not do video-to-video"),
         ({"guidance_scale": float("nan")}, "guidance_scale is nan"),
         ({"guidance_scale": float("inf")}, "has to be a finite number"),

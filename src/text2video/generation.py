@@ -199,7 +199,7 @@ def _check(family: Family, pipe: Any, prompts: Sequence[str], settings: Settings
     if starts and family.tasks(pipe) == ("text-to-video",):
         task = "video-to-video" if settings.video else "image-to-video"
         options = " and ".join(f"--{name}" for name in starts)
-        raise UsageError(f"This {family.name} model does not do {task}, only text-to-video. Leave out {options}.")
+        raise UsageError(f"This {family.name} model does not do {task}, only text-to-video: leave out {options}.")
     scales = {"guidance_scale": settings.guidance_scale or 1.0, **settings.condition_scales}
     if endless := [name for name, scale in scales.items() if not math.isfinite(scale)]:
         raise UsageError(f"{endless[0]} is {scales[endless[0]]}: how closely to follow it has to be a finite number.")
