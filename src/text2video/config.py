@@ -90,7 +90,7 @@ class RunConfig(Section):
         unfit[f"model.kind {self.model.kind}"] = self.model.kind not in ("unet3d", "latent_unet", "transformer")
         if self.model.conditions and (given := [name for name, value in unfit.items() if value]):
             raise ValueError(
-                f"model.conditions go with clips of one size in a batch that are read as they are: leave out "
+                "model.conditions go with denoisers, and clips of one size in a batch, read as they are: leave out "
                 f"{' and '.join(given)}, or leave out the conditions"
             )
         if self.optim.spatial != "free" and (self.lora is not None or self.train.init_from is None):
