@@ -112,6 +112,10 @@ def test_what_cannot_be_is_said(tiny_model, tmp_path):
         pipe.sample(["a"], generators(0), height=30)
     with pytest.raises(UsageError, match="no sampler"):
         pipe.use_sampler("magic")
+    with pytest.raises(UsageError, match="output_type is 'foo': choose pil, np or pt"):
+        pipe("a", output_type="foo")
+    with pytest.raises(UsageError, match="no videos to make"):
+        pipe([])
     with pytest.raises(ModelError, match=r"no model_index\.json"):
         load(tmp_path)
     (tmp_path / "model_index.json").write_text('{"_class_name": "OtherPipeline"}')

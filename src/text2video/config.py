@@ -87,11 +87,23 @@ class RunConfig(Section):
             "data.augment": self.data.augment,
             "data.load_tensors": self.data.load_tensors,
         }
-        unfit[f"model.kind {self.model.kind}"] = self.model.kind not in ("unet3d", "latent_unet", "transformer")
+        denoises = self.model.kind in ("unet3d", "latent_unet", "transformer")
+        unfit[f"model.kind {self.model.kind}"] = not denoises
         if self.model.conditions and (given := [name for name, value in unfit.items() if value]):
             raise ValueError(
                 "model.conditions go with denoisers, and clips of one size in a batch, read as they are: leave out "
                 f"{' and '.join(given)}, or leave out the conditions"
+            )
+        levels = self.diffusion.model_dump(exclude_defaults=True)
+        if levels and not denoises:
+            raise ValueError(
+                f"model.kind {self.model.kind} denoises nothing: leave out "
+                f"{' and '.join(f'diffusion.{name}' for name in levels)}"
+            )
+        steps, timesteps = self.preview.num_inference_steps, self.diffusion.num_timesteps
+        if steps and steps > timesteps:
+            raise ValueError(
+                f"preview.num_inference_steps is {steps}, and the model has {timesteps} timesteps: ask for fewer"
             )
         if self.optim.spatial != "free" and (self.lora is not None or self.train.init_from is None):
             raise ValueError(

@@ -77,15 +77,15 @@ class Flags:
             if annotation is bool:
                 return True
             raise UsageError(f"--{flag} needs a value, as in --{flag} {_example(annotation)}.")
-        many = get_origin(annotation) in (list, tuple)
+        if given == ["null"] and type(None) in get_args(annotation):
+            return None
+        many = any(get_origin(kind) in (list, tuple) for kind in (annotation, *get_args(annotation)))
         if len(given) > 1 and not many:
             raise UsageError(
                 f"--{flag} takes one value and got {len(given)}: {' '.join(given)}. "
                 "Put quotes around a value with spaces."
             )
         if annotation is str or annotation == str | None or _holds_text(annotation):
-            if given == ["null"] and type(None) in get_args(annotation):
-                return None
             return given if many else given[0]
         values = [_scalar(value) for value in given]
         return values if many and not isinstance(values[0], list) else values[0]

@@ -27,6 +27,13 @@ FIELDS = {
 DEFAULTS: dict[Any, dict[str, Any]] = {
     "latent_unet": {"model_channels": 64, "attention": ["factorised"] * 3, "head_dim": 32}
 }
+# Section -> fields of it that the model decides, where a run starts from one.
+DECIDED = {
+    "model": (*dict.fromkeys(name for names in FIELDS.values() for name in names), "kind", "model_class", "model_args"),
+    "text": ("text_width", "text_layers", "max_tokens"),
+    "diffusion": ("schedule", "num_timesteps", "shift", "prediction"),
+    "preview": ("guidance_interval", "sampling_shift"),
+}
 
 
 class Section(BaseModel):
@@ -379,3 +386,10 @@ class TrackingConfig(Section):
     no_tensorboard: bool = Field(False, description="do not write TensorBoard files")
     project: str = Field("text2video", description="wandb project")
     log_steps: Positive = Field(10, description="steps between trackers' points; metrics.jsonl has every step")
+
+
+def default_of(section: str, name: str, kind: str) -> Any:
+    """What a field that the model decides is where a configuration does not say it, for a `model.kind`."""
+    sections = {"model": ModelConfig, "text": TextConfig, "diffusion": DiffusionConfig, "preview": PreviewConfig}
+    field = sections[section].model_fields[name]
+    return DEFAULTS.get(kind, {}).get(name, field.get_default(call_default_factory=True))

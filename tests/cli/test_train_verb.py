@@ -39,6 +39,7 @@ def test_help_names_every_option_once_with_its_default(command):
         (["--resume", "--shapes", "--output_dir", "x"], "no run to resume in x"),
         ([], "No data was named"),
         (["--dry_run"], "No data was named"),
+        (["--dry_run", "--shapes", "--model_args", "{pages: 3}"], "UNet3D cannot be made"),
     ],
 )
 def test_wrong_usage_is_one_paragraph(command, tmp_path, tokens, says):
@@ -65,6 +66,12 @@ def test_wrong_yaml_is_one_paragraph(command, tmp_path, text, says):
     assert code == 2
     assert says in err
     assert err.count("\n") == 1
+
+
+def test_a_missing_data_folder_is_said_before_anything_is_planned(command, tmp_path):
+    code, _, err = command("train", "--data_dir", "nowhere")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "The data folder nowhere does not exist" in err
 
 
 def test_data_without_captions_is_refused(command, tiny, tmp_path):

@@ -19,7 +19,7 @@ from text2video.generation import Settings, generate
 from text2video.models.inflation import along_time
 from text2video.models.stable_diffusion import inflate_stable_diffusion
 from text2video.planner.facts import facts_of
-from text2video.training.build import open_base
+from text2video.training.starting import open_base
 from text2video.training.trainer import train
 
 RUN = (

@@ -19,8 +19,8 @@ from text2video.families.base import Opening
 from text2video.families.opening import open_model
 from text2video.families.precision import LIBRARIES, cast_layers, quantizers
 from text2video.generation import generate
-from text2video.training.build import open_base
 from text2video.training.offload import BlockOffload
+from text2video.training.starting import open_base
 from text2video.training.trainer import Trainer
 
 CPU = torch.device("cpu")

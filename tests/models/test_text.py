@@ -108,8 +108,10 @@ def test_pretrained_encoders_are_frozen_and_read_each_caption_once(pretrained, k
 
 
 def test_what_is_not_there_is_said_with_the_way_out(tmp_path):
-    with pytest.raises(ModelError, match=r"hf download openai/clip-vit-large-patch14.*builtin"):
+    with pytest.raises(ModelError, match=r"not on this machine.*hf download openai/clip-vit-large-patch14.*builtin"):
         TextEncoder.open("clip")
+    with pytest.raises(ModelError, match="holds no text encoder that can be loaded"):
+        TextEncoder.open(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
     with pytest.raises(ModelError, match="can be CLIP, T5 or UMT5"):
         TextEncoder.open(tmp_path)

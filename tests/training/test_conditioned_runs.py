@@ -195,6 +195,30 @@ def test_a_clip_that_lacks_one_is_left_out_and_named(folder):
     assert any("clip-2.mp4: it lacks the condition depth: nothing in depth" in note for note in found.notes)
 
 
+def test_one_that_cannot_be_read_leaves_its_clip_out_before_training(folder):
+    cut = folder / "depth" / "clip-0.mp4"
+    cut.write_bytes(cut.read_bytes()[:500])
+    (folder / "audio" / "clip-1.wav").write_bytes(b"no sound")
+    (folder / "shape" / "clip-2.txt").write_text("blob", encoding="utf-8")
+    seen = []
+    given = f"{{depth: {{}}, audio: {{}}, shape: {{kind: class, args: {SHAPES}}}}}"
+    config = RunConfig.build({}, ["--num_frames", "4", "--frame_size", "16", "--data_dir", str(folder)])
+    told = conditions_of_run(RunConfig.build({}, ["--conditions", given]))
+    data = open_data(config.data, 0, on_checked=lambda done, of: seen.append((done, of)), conditions=told)
+    assert data.train.ids == ["videos/clip-3.mp4"]
+    notes = "\n".join(data.notes)
+    assert "clip-0.mp4: its condition depth cannot be used: " in notes
+    assert "clip-1.mp4: its condition audio cannot be used: " in notes
+    assert "clip-2.mp4: its condition shape cannot be used: There is no class 'blob'" in notes
+    assert seen.count((4, 4)) == 3  # the clips, the depth videos, the sounds
+
+
+def test_silent_clips_are_said_to_be_silent(folder):
+    (folder / "audio").rename(folder / "elsewhere")
+    with pytest.raises(DataError, match=r"its condition audio cannot be used: .*has no sound"):
+        opened("--data_dir", folder, "--conditions", "[audio]")
+
+
 def test_what_is_nowhere_is_said(folder):
     with pytest.raises(DataError, match="no folder 'mask'"):
         opened("--data_dir", folder, "--conditions", "[mask]")

@@ -18,7 +18,7 @@ from text2video import video
 from text2video.config import RunConfig
 from text2video.diffusion.objectives import TextToVideoDiffusion
 from text2video.diffusion.schedules import AutoFlow
-from text2video.errors import TrainingError, UsageError
+from text2video.errors import DataError, TrainingError, UsageError
 from text2video.families.opening import family_of, load, model_folder
 from text2video.generation import Settings, generate
 from text2video.training.checkpoint import Checkpoints
@@ -280,6 +280,22 @@ def test_nan_stops_the_run_and_names_the_last_good_checkpoint(tiny, tmp_path):
         train(config)
     assert Checkpoints(tmp_path / "run", 3).steps()[-1] == 4
     assert not (tmp_path / "run" / "final").exists()
+
+
+def test_a_run_that_is_longer_already_says_so(unbroken, tiny, tmp_path, caplog):
+    shutil.copytree(unbroken[0], tmp_path / "run")
+    train(tiny("--model_args", "{dropout: 0.1}", "--max_steps", "2"), resume=True)
+    assert "has made 6 steps already, more than the 2" in caplog.text
+
+
+def test_a_failed_validation_loses_no_step(tiny, tmp_path, monkeypatch):
+    def fail(*_):
+        raise DataError("the validation clips have gone")
+
+    monkeypatch.setattr("text2video.training.trainer.validation_loss", fail)
+    with pytest.raises(DataError, match="have gone"):
+        train(tiny("--save_steps", "9"))  # validates after 3
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["000003"]
 
 
 def test_a_full_disk_keeps_what_was_saved(tiny, tmp_path, monkeypatch):

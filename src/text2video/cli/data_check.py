@@ -71,7 +71,8 @@ def check(
     from ..data.layouts import read_layout
     from ..errors import DataError
     from ..sizes import ALL, parse_all
-    from ..training.build import open_base, shape_rules
+    from ..training.build import shape_rules
+    from ..training.starting import open_base
 
     if fix:
         check_target(fix)

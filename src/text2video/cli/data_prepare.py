@@ -86,7 +86,8 @@ def prepare(
         preset,
     )
     from ..preparing.prepare import prepare as run
-    from ..training.build import open_base, shape_rules
+    from ..training.build import shape_rules
+    from ..training.starting import open_base
 
     checking, encoding = passing_progress("checking clips", "files"), passing_progress("encoding", "clips and texts")
     with log_lines(), checking as on_checked, encoding as on_done:

@@ -87,7 +87,7 @@ def known(codec: Any, name: str, mode: str) -> bool:
 
 def tools(torch) -> Iterator[tuple[str, str]]:
     """Compiler and tracking."""
-    from ..training.build import has_compiler
+    from ..training.precision import has_compiler
     from ..training.tracking import wandb_logged_in
 
     kind = "cuda" if torch.cuda.is_available() else "cpu"

@@ -9,8 +9,9 @@ import torch
 from ..config import RunConfig
 from ..families.base import Family
 from ..sizes import Bucket
-from ..training.build import build, conditions_of_run, learning, open_base, shape_rules, steps_in_all, tokens_of
+from ..training.build import build, conditions_of_run, learning, shape_rules, steps_in_all, tokens_of
 from ..training.data import RunData, Sampler, collate, encoded, open_data, sampler_of
+from ..training.starting import Base, open_base, settled
 
 
 def describe(config: RunConfig) -> str:
@@ -22,13 +23,15 @@ def describe(config: RunConfig) -> str:
     """
     lines: list[str] = []
     for stage in config.in_stages:
-        lines += ["", stage.in_words(), *facts(stage.config)] if config.stages else facts(stage.config)
+        base = open_base(stage.config)
+        config = settled(config, base)
+        found = facts(settled(stage.config, base), base)
+        lines += ["", stage.in_words(), *found] if config.stages else found
     return config.to_yaml() + "\n" + "\n".join(f"# {line}".rstrip() for line in lines)
 
 
-def facts(config: RunConfig) -> list[str]:
+def facts(config: RunConfig, base: Base | None) -> list[str]:
     """Lines on a run without stages, or on one of its stages."""
-    base = open_base(config)
     rules, told = shape_rules(config, base), conditions_of_run(config, base)
     data = open_data(config.data, config.seed, rules, conditions=told)
     family, pipe, _ = build(config, data.captions, data.shape, base, cache=data.cache)

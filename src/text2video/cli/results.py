@@ -46,8 +46,9 @@ def training_clips(run: Path, count: int = 12) -> "list[tuple[np.ndarray, str]]"
     from ..config import RunConfig
     from ..data.dataset import to_float
     from ..generation import to_uint8
-    from ..training.build import open_base, shape_rules
+    from ..training.build import shape_rules
     from ..training.data import open_data
+    from ..training.starting import open_base
 
     config = RunConfig.load(run / "run.yaml").in_stages[-1].config
     config.data.max_samples = min(4 * count, config.data.max_samples or 4 * count)  # a few files are checked, not all

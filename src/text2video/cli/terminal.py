@@ -53,6 +53,7 @@ def passing_progress(label: str, unit: str) -> Iterator[Callable[[int, int], Non
             bar(done, total)
             if done == total:
                 stack.close()
+                bar = None
 
         yield report
 

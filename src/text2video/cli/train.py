@@ -8,6 +8,7 @@ from cyclopts import Parameter
 
 from ..config import FLAGS, RunConfig, read_config
 from ..errors import UsageError
+from ..sections import DECIDED
 from .terminal import Lines, passing_progress, say
 
 HELP, RESUME, DRY_RUN = {"--help", "-h"}, "--resume", "--dry_run"
@@ -30,8 +31,12 @@ def train(*tokens: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> None
         from .dry_run import describe
 
         return say(describe(config))
+    from ..data.layouts import require_folder
+
     for stage in config.in_stages:
         stage.config.data.require()
+        require_folder(stage.config.data.data_dir)
+        require_folder(stage.config.data.data_root)
     note = said_of_resuming(config) if resume else ""
     from ..training.trainer import train as run
     from .plan_short import announce
@@ -91,7 +96,10 @@ def said_of_resuming(config: RunConfig) -> str:
     """What a resumed run does otherwise than it did before; empty when nothing."""
     before = leaves(RunConfig.load(config.output_dir / "run.yaml").model_dump(mode="json"))
     now = leaves(config.model_dump(mode="json"))
-    names = [name for name in before | now if before.get(name) != now.get(name) and name != "output_dir"]
+    unsaid = {"output_dir"}
+    if config.train.init_from:  # which decides them
+        unsaid |= {f"{section}.{name}" for section, names in DECIDED.items() for name in names}
+    names = [name for name in before | now if before.get(name) != now.get(name) and name not in unsaid]
     changed = [f"{name} {before.get(name)} -> {now.get(name)}" for name in names]
     return f"The run goes on otherwise than it began: {', '.join(changed)}." if changed else ""
 

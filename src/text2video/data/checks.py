@@ -204,7 +204,7 @@ def check(
     wanted, default = _Wanted(num_frames, fps, height, width, short), Bucket(num_frames, height, width)
     for bucket in buckets if buckets and not isinstance(buckets, str) else [default]:
         rules.check(bucket)
-    found = _examine(manifest.clips, cache, thumbnails, timeout, workers, on_done)
+    found = examined(manifest.clips, cache, thumbnails, timeout, workers, on_done)
     infos = [info if isinstance(info := found[clip.id][0], VideoInfo) else None for clip in manifest.clips]
     places = plan(manifest.clips, infos, buckets, default, fps=fps, rules=rules, upscale=upscale)
     fates = {
@@ -236,13 +236,13 @@ def check(
 Found = tuple[VideoInfo | str, Look | None]
 
 
-def _examine(
+def examined(
     clips: Sequence[Clip],
     cache: Path | None,
-    thumbnails: bool,
-    timeout: float,
-    workers: int | None,
-    on_done: Callable[[int], None] | None,
+    thumbnails: bool = False,
+    timeout: float = 60.0,
+    workers: int | None = None,
+    on_done: Callable[[int], None] | None = None,
 ) -> dict[str, Found]:
     """What each clip's file holds, or the reason why it cannot be read, and what its frames show, by its id."""
     wanted: dict[Path, dict[Part, None]] = {}

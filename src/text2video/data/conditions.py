@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -15,6 +15,7 @@ from .readers.columns import VIDEO_COLUMNS, find_column
 from .readers.gather import scan_all, stretch
 from .tables import read_table
 
+Media = Literal["pictures", "sound", "value", "other"]
 Read = Callable[[Any, View], torch.Tensor]
 """(file, value, or None for the clip itself; what is seen of the clip) -> a tensor without a batch axis."""
 
@@ -26,13 +27,13 @@ class Wanted:
     Args:
         read: as its kind does.
         source: a folder below the data root, or a column of the data's table.
-        of_files: whether such a column names files, below the data root.
+        media: what `read` reads. A column names files of it, below the data root, and holds a "value" itself.
         of_clip: whether a clip's own file has it, where there is neither folder nor column.
     """
 
     read: Read
     source: str
-    of_files: bool = True
+    media: Media = "other"
     of_clip: bool = False
 
 
@@ -41,6 +42,7 @@ class Source:
     """A condition that was found: clip id -> file or value; no values: the clip itself has it."""
 
     read: Read
+    media: Media = "other"
     values: Mapping[str, Any] | None = None
 
     def of(self, id: str, view: View) -> torch.Tensor:
@@ -75,7 +77,7 @@ def find(
         elif table is not None and want.source in (columns := read_table(table)).columns:
             values = _in_column(columns.rows, root, find_column(columns.columns, video_column, VIDEO_COLUMNS), want)
         elif want.of_clip:
-            found[name] = Source(want.read)
+            found[name] = Source(want.read, want.media)
             continue
         else:
             where = f" and {table.name} no such column" if table else ""
@@ -83,7 +85,7 @@ def find(
                 f"The condition {name} is asked for, and {root} has no folder {want.source!r}{where}. Put a file for "
                 f"each clip there, or say where they are: conditions: {{{name}: {{source: ...}}}}."
             )
-        found[name] = Source(want.read, values)
+        found[name] = Source(want.read, want.media, values)
         for clip in clips:
             value = values.get(clip.id)
             if value is None or isinstance(value, LeftOut):
@@ -122,7 +124,7 @@ def _in_column(rows: Any, root: Path, video_column: str | None, want: Wanted) ->
             id = clip_id(relative(path, root), *stretch(row))
         except (TypeError, ValueError, OverflowError):
             continue  # the reader of the table has said so
-        if want.of_files:
+        if want.media != "value":
             place = locate(str(value))
             value = LeftOut(id, place) if isinstance(place, str) else place
         values[id] = value

@@ -78,6 +78,16 @@ def read_layout(
     return manifest
 
 
+def require_folder(folder: str | Path | None) -> None:
+    """Whether a folder that is named is there; an address is not asked.
+
+    Raises:
+        DataError: it is not.
+    """
+    if folder is not None and not Path(folder).exists() and not remote.as_url(folder):
+        raise DataError(f"The data folder {folder} does not exist. Check the path; `text2video setup` makes one.")
+
+
 def _local(name: str | Path | None, missing: list[LeftOut]) -> str | Path | None:
     """A path as it is; for an address its local copy."""
     if name is None or not (url := remote.as_url(name)) or Path(name).exists():
@@ -109,8 +119,7 @@ def _root(data_dir: str | Path | None, data_root: str | Path | None, table: Path
     if given is None and file is not None:
         return file.parent
     root = Path(os.path.normpath(Path(given or ".").absolute()))
-    if not root.is_dir():
-        raise DataError(f"The data folder {given} does not exist. Check the path; `text2video setup` makes one.")
+    require_folder(root)
     # `data_dir=data/videos, caption_file=data/captions.json` is the data set `data`: the ids are the same
     return root.parent if captions is not None and captions.parent == root.parent else root
 

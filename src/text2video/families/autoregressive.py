@@ -16,6 +16,7 @@ from ..text_pipelines import aligned
 from .autoregressive_pipeline import AutoregressivePipeline
 from .base import AS_USUAL, Defaults, Opening
 from .devices import placed
+from .imports import construct
 from .native import NativeFamily, arguments, text_parts
 from .own import WithoutLevels, opened
 
@@ -50,8 +51,9 @@ class Autoregressive(WithoutLevels, NativeFamily):
         tokenizer, text_encoder, width = text_parts(config.text, captions, tokenizer, None)
         preview = config.preview
         return AutoregressivePipeline(
-            transformer=AutoregressiveTransformer(
-                **{"vocab_size": video_tokenizer.vocab_size, "cross_attention_dim": width} | arguments(config.model)
+            transformer=construct(
+                AutoregressiveTransformer,
+                **{"vocab_size": video_tokenizer.vocab_size, "cross_attention_dim": width} | arguments(config.model),
             ),
             video_tokenizer=video_tokenizer,
             text_encoder=text_encoder,

@@ -23,7 +23,7 @@ from ..sizes import Bucket, ShapeRules
 from .base import AS_USUAL, Defaults, Opening
 from .devices import placed
 from .frozen import on_disk
-from .imports import import_class
+from .imports import construct, import_class
 from .own import OwnFamily, opened
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class NativeFamily(OwnFamily):
         kind = import_class(model.model_class) if model.model_class else ARCHITECTURES[model.kind][0]
         if model.conditions:
             sizes["conditions"] = described(model)
-        return kind(cross_attention_dim=text_width, **sizes | arguments(model))
+        return construct(kind, cross_attention_dim=text_width, **sizes | arguments(model))
 
     def open(
         self,

@@ -14,7 +14,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -43,8 +43,9 @@ class Condition(nn.Module):
         guidance_scale: how closely videos follow it when they are not told otherwise; 1 is as learned.
     """
 
-    of_files = True
-    """Whether a table names files of it; else the column holds the values themselves."""
+    media: ClassVar[Literal["pictures", "sound", "value", "other"]] = "other"
+    """What its files are, so that they can be examined before a run. A "value" is a few numbers or a word: a table's
+    column holds it itself, and a file is short."""
     of_clip = False
     """Whether the clip's own file has it."""
     channels = 0
@@ -76,6 +77,8 @@ class Condition(nn.Module):
 
 class Frames(Condition):
     """A video beside the video, such as poses: frame by frame, in colour. A picture stands still."""
+
+    media = "pictures"
 
     def build(self, channels: int, width: int) -> None:
         """One channel more says where it is given."""
@@ -158,6 +161,7 @@ class Audio(Condition):
         beside: channels for each frame.
     """
 
+    media = "sound"
     of_clip = True
 
     def __init__(self, bands: int = 32, parts: int = 4, hidden: int = 128, beside: int = 16, **usual: Any):
@@ -198,7 +202,7 @@ class Vector(Condition):
         size: how many.
     """
 
-    of_files = False
+    media = "value"
 
     def __init__(self, size: int, **usual: Any):
         super().__init__(**usual)
@@ -232,7 +236,7 @@ class Class(Condition):
         count: how many there are, where they have no names and are counted from 0.
     """
 
-    of_files = False
+    media = "value"
 
     def __init__(self, names: Sequence[str] = (), count: int = 0, **usual: Any):
         super().__init__(**usual)

@@ -132,7 +132,7 @@ class TextEncoder:
         A folder is a transformers folder, or a finished run or model of ours, whose encoder is taken.
 
         Raises:
-            ModelError: it is not on this machine and cannot be fetched, or is no text encoder.
+            ModelError: it is not on this machine, or is no text encoder.
         """
         from transformers import AutoConfig, AutoTokenizer, CLIPTextModel, T5EncoderModel, UMT5EncoderModel
 
@@ -141,7 +141,7 @@ class TextEncoder:
         folder = finished(name)
         if (folder / "text_encoder").is_dir() and (folder / "tokenizer").is_dir():
             name = folder = folder / "text_encoder"
-        source = PRETRAINED.get(str(name), str(name))
+        source = text_source(name)
         classes = {"clip": CLIPTextModel, "clip_text_model": CLIPTextModel, "t5": T5EncoderModel}
         classes["umt5"] = UMT5EncoderModel
         try:
@@ -149,14 +149,9 @@ class TextEncoder:
             if kind not in classes:
                 raise ModelError(f"{name} is a {kind}. Text encoders can be CLIP, T5 or UMT5.")
             model = classes[kind].from_pretrained(source, use_safetensors=True, **kwargs)
-            has_tokenizer = not folder.is_dir() or any(folder.glob("*token*")) or any(folder.glob("vocab*"))
-            tokenizer = AutoTokenizer.from_pretrained(source if has_tokenizer else folder.parent / "tokenizer")
+            tokenizer = AutoTokenizer.from_pretrained(tokenizer_of(source))
         except (OSError, ValueError) as error:
-            raise ModelError(
-                f"The text encoder {str(name)!r} is not on this machine and could not be fetched "
-                f"({str(error).splitlines()[0]}). Fetch it with `hf download {source}`, give its folder, "
-                f"or use --text_encoder builtin, which needs no download."
-            ) from None
+            raise no_encoder(source, error) from None
         return cls(tokenizer, model.eval().requires_grad_(False))
 
     @property
@@ -243,6 +238,19 @@ def text_source(name: str | Path) -> Path:
             f"The text encoder {str(name)!r} is not on this machine. Fetch it with `hf download {source}`, give its "
             "folder, or use --text_encoder builtin, which needs no download."
         ) from None
+
+
+def tokenizer_of(folder: Path) -> Path:
+    """Where the tokenizer of a pretrained encoder lies: with it, or beside it, as in a diffusers model."""
+    return folder if any(folder.glob("*token*")) or any(folder.glob("vocab*")) else folder.parent / "tokenizer"
+
+
+def no_encoder(folder: Path, error: Exception) -> ModelError:
+    """What is said of a folder that a text encoder cannot be loaded from."""
+    return ModelError(
+        f"{folder} holds no text encoder that can be loaded ({str(error).splitlines()[0]}). Give the folder of one in "
+        "transformers' format, or of a model with a text_encoder and a tokenizer in it."
+    )
 
 
 def text_width(config: Any) -> int:

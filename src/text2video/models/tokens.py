@@ -5,8 +5,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..errors import ModelError
-from .text import PRETRAINED, train_tokenizer
+from .text import no_encoder, text_source, tokenizer_of, train_tokenizer
 
 # What the encoders were trained on, by Unicode's names of scripts; any script for those not named.
 _SCRIPTS = {"clip": ("LATIN",), "clip_text_model": ("LATIN",), "t5": ("LATIN",)}
@@ -49,17 +48,13 @@ def _pretrained(name: str | Path) -> tuple[Any, tuple[str, ...] | None]:
     from transformers import AutoConfig, AutoTokenizer
 
     folder = Path(name)
-    encoder, source = folder / "text_encoder", PRETRAINED.get(str(name), str(name))
+    encoder = folder / "text_encoder"
     if encoder.is_dir() and (folder / "tokenizer").is_dir():  # a finished model
         config = json.loads((encoder / "config.json").read_text(encoding="utf-8"))
         return AutoTokenizer.from_pretrained(folder / "tokenizer"), _SCRIPTS.get(config.get("model_type", ""))
+    source = text_source(name)
     try:
-        has_own = not folder.is_dir() or any(folder.glob("*token*")) or any(folder.glob("vocab*"))
-        tokenizer = AutoTokenizer.from_pretrained(source if has_own else folder.parent / "tokenizer")
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer_of(source))
         return tokenizer, _SCRIPTS.get(AutoConfig.from_pretrained(source).model_type)
     except (OSError, ValueError) as error:
-        raise ModelError(
-            f"The tokenizer of the text encoder {str(name)!r} is not on this machine and could not be fetched "
-            f"({str(error).splitlines()[0]}). Fetch it with `hf download {source}`, give its folder, "
-            "or use --text_encoder builtin, which needs no download."
-        ) from None
+        raise no_encoder(source, error) from None

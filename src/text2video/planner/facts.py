@@ -205,7 +205,7 @@ def _new(config: RunConfig, video: Bucket) -> Facts:
     parts: dict[str, nn.Module] = {}
     with META:
         reader = Reader.of(config.text)
-        denoiser: Any = construct(NativeFamily.denoiser, config, reader.width)
+        denoiser: Any = NativeFamily.denoiser(config, reader.width)
         modules: dict[str, nn.Module] = {"denoiser": denoiser}
         (modules if reader.learns else parts)["text_encoder"] = reader.model
     geometry, rules, vae = Geometry.read(codec) if codec else None, denoiser.rules, None

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from ..config import RunConfig
 from ..models.codecs import geometry_of, latent_bytes
 from ..models.transformer import VideoTransformer
-from ..training.build import choose_precision
 from ..training.optim import make_optimizer
+from ..training.precision import choose_precision
 from ..training.recompute import can_recompute, recompute
 from .cards import GB, Card
 from .facts import Facts, facts_of, size_of, traceable

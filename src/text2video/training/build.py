@@ -1,10 +1,8 @@
-"""A run's parts from its configuration: family, pipeline, objective, length, precision."""
+"""A run's parts from its configuration: family, pipeline, objective, length."""
 
 import logging
 import math
-import shutil
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +15,14 @@ from ..data.cache import Cache
 from ..data.conditions import Wanted
 from ..diffusion.objectives import Objective, TextToVideoDiffusion
 from ..errors import UsageError
-from ..families import inflation, lora
+from ..families import lora
 from ..families.autoencoder import AUTOENCODERS, Autoencoder, Tokenizer
 from ..families.autoregressive import Autoregressive, tokenizer_folder
-from ..families.base import Conditioned, Family, Opening
-from ..families.devices import choose_device
+from ..families.base import Conditioned, Family
 from ..families.frozen import Frozen, prepared_settings
 from ..families.gan import VideoGAN
 from ..families.imports import construct, import_class
 from ..families.native import NativeFamily, described, schedule_of
-from ..families.opening import family_of, model_folder
 from ..models.codecs import Geometry
 from ..models.conditions import make
 from ..models.discriminator import PatchDiscriminator
@@ -39,57 +35,12 @@ from ..sizes import Bucket, ShapeRules
 from ..streaming import block_of, is_causal
 from .adversarial import Adversarial
 from .data import Sampler
-from .from_images import check_inflated, inflate_frames, learning_along_time
+from .from_images import inflate_frames, learning_along_time
 from .next_token import NextToken
 from .reconstruction import Reconstruction, TokenReconstruction
+from .starting import Base
 
 logger = logging.getLogger("text2video")
-
-HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
-Base = tuple[Family, Any]
-"""The family and the pipeline that a run starts from."""
-
-
-def open_base(config: RunConfig, trainable_only: bool = False) -> Base | None:
-    """The model that a run starts from, on the CPU; None where it starts from nothing.
-
-    An adapter leaves the model's weights as they are, so they are held in the precision that the run computes in.
-
-    Args:
-        trainable_only: leave its frozen parts on the disk, as where their work was done ahead.
-
-    Raises:
-        ModelError: it cannot be opened.
-        UsageError: it cannot be held as the configuration asks.
-    """
-    if config.train.init_from is None:
-        if config.train.parts:
-            raise UsageError("--motion_adapter goes with a model of images. Name that one by --model.")
-        return None
-    folder = model_folder(config.train.init_from)
-    if lora.base_of(folder):
-        raise UsageError(f"{folder} is an adapter. Start from its base model, {lora.base_of(folder)}.")
-    if config.memory.block_offload and choose_device(config.train.device).type == "cpu":
-        raise UsageError(
-            "--block_offload keeps weights out of a GPU's memory, and the device is the CPU: leave it out here. "
-            "--quantize int8 and --layerwise_casting work on a CPU too."
-        )
-    if inflation.is_stable_diffusion(folder) and not config.train.parts:
-        check_inflated(config)
-        logger.info(
-            "%s is a model of images: it gets new layers along time. By --motion_adapter it would be AnimateDiff",
-            folder,
-        )
-        torch.manual_seed(config.seed)  # of what is new in it
-        return NativeFamily(), inflation.open_stable_diffusion(folder)
-    half = config.lora and choose_precision(config.train.mixed_precision, config.train.device)
-    dtype = HALF.get(half or "", torch.float32)
-    family = family_of(folder)
-    opening = Opening(parts=config.train.parts, quantize=config.memory.quantize)
-    left = trainable_only or bool(config.data.load_tensors)
-    pipe = family.open(folder, torch.device("cpu"), dtype, left, opening)
-    family.trainable(pipe)  # one that cannot be trained says so before the data is looked at
-    return family, pipe
 
 
 def shape_rules(config: RunConfig, base: Base | None = None) -> ShapeRules:
@@ -104,7 +55,7 @@ def shape_rules(config: RunConfig, base: Base | None = None) -> ShapeRules:
             return tokenizer_rules(tokenizer_folder(config))
         if config.model.kind in GANS:
             return ShapeRules.multiples(*STRIDES)
-        inner = construct(NativeFamily.denoiser, config, 1).rules
+        inner = NativeFamily.denoiser(config, 1).rules
     return Geometry.read(config.model.codec).rules(inner) if config.model.codec else inner
 
 
@@ -127,7 +78,7 @@ def conditions_of_run(config: RunConfig, base: Base | None = None) -> dict[str, 
     else:
         own = {name: make(name, **how) for name, how in described(config.model).items()}
     return {
-        name: Wanted(kind.read, (asked[name].source if name in asked else None) or name, kind.of_files, kind.of_clip)
+        name: Wanted(kind.read, (asked[name].source if name in asked else None) or name, kind.media, kind.of_clip)
         for name, kind in own.items()
     }
 
@@ -183,7 +134,7 @@ def build(
         torch.manual_seed(config.seed)
         tokenizer = AutoTokenizer.from_pretrained(begun / "tokenizer") if begun else None
         parts = cache.folder / "parts" if cache else None
-        pipe = construct(family.create, config, captions, shape, tokenizer, parts)
+        pipe = family.create(config, captions, shape, tokenizer, parts)
     if cache and frozen.text:
         family.embeddings = cache.embedding
     kind = import_class(diffusion.objective) if diffusion.objective else TextToVideoDiffusion
@@ -216,7 +167,6 @@ def build_autoencoder(config: RunConfig, base: Base | None, begun: Path | None) 
     family, pipe = base or (kind(), kind().create(config))
     if begun:
         pipe = family.open(begun, torch.device("cpu"), torch.float32)
-    check_family(config, family, kind)
     if settings.adversarial_weight:
         pipe.discriminator = PatchDiscriminator(width=settings.discriminator_width)
     features = ClipFeatures(settings.perceptual_model) if settings.perceptual_model else LaplacianFeatures()
@@ -243,29 +193,14 @@ def build_autoregressive(
         )
     if base:
         family, pipe = base
-        check_family(config, family, Autoregressive)
         family.adapt(pipe, shape, config.data.fps)
     else:
         family = Autoregressive()
         torch.manual_seed(config.seed)
         tokenizer = AutoTokenizer.from_pretrained(begun / "tokenizer") if begun else None
         # what a token means must not change on the way: a run goes on with its own copy of the tokenizer of video
-        pipe = construct(family.create, config, captions, shape, tokenizer, begun)
+        pipe = family.create(config, captions, shape, tokenizer, begun)
     return family, pipe, NextToken()
-
-
-def check_family(config: RunConfig, family: Family, kind: type) -> None:
-    """Whether the model that a run starts from is of the kind that is to be trained.
-
-    Raises:
-        UsageError: it is not.
-    """
-    named = config.model.kind in (*AUTOENCODERS, "autoregressive")
-    if named and type(family) is not kind:
-        raise UsageError(
-            f"model.kind is {config.model.kind}, and the model in {config.train.init_from} is of the family "
-            f"{family.name}. Start from a model of that kind, or leave out --kind."
-        )
 
 
 def build_gan(
@@ -383,23 +318,3 @@ def tokens_of(family: Family, pipe: Any, shape: Bucket) -> int:
         )
     sizes = pipe.geometry.latent_shape(shape) if pipe.geometry else shape
     return math.prod(size // step for size, step in zip(sizes, denoiser.strides, strict=True))
-
-
-def choose_precision(name: str, device: str) -> str:
-    """The mixed precision that accelerate is told; auto is bf16 where this machine computes it fast."""
-    if name == "fp16" and not (device in ("auto", "cuda") and torch.cuda.is_available()):
-        raise UsageError("--mixed_precision fp16 needs an NVIDIA GPU. Choose bf16, no, or auto.")
-    if name != "auto":
-        return name
-    if device in ("auto", "cuda") and torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported() else "no"
-    if device in ("auto", "mps") and torch.backends.mps.is_available():
-        return "no"
-    return "bf16" if torch.cpu._is_avx512_bf16_supported() else "no"
-
-
-def has_compiler(device: torch.device) -> bool:
-    """Whether torch.compile can work: it needs a C++ compiler on a CPU, and Triton on a GPU."""
-    if device.type == "cuda":
-        return find_spec("triton") is not None
-    return any(shutil.which(name) for name in ("c++", "g++", "clang++", "cl"))

@@ -18,6 +18,7 @@ from ..data.cache import Cache, CachedDataset
 from ..data.check_cache import cache_file
 from ..data.checks import check
 from ..data.clips import Clip, split
+from ..data.condition_checks import unreadable
 from ..data.conditions import Wanted, find
 from ..data.dataset import TextVideoDataset, to_float
 from ..data.layouts import read_layout
@@ -104,8 +105,9 @@ def open_data(
     )
     clips, buckets = report.manifest.clips, report.buckets
     sources, lacking = find(clips, manifest.root, conditions or {}, config.dataset_file, config.video_column)
+    lacking += unreadable([clip for clip in clips if clip.id not in dict(lacking)], sources, cache_file(), on_checked)
     report.manifest.left_out.extend(lacking)
-    without = {id for id, _ in lacking}
+    without = dict(lacking)
     buckets = [bucket for clip, bucket in zip(clips, buckets, strict=True) if clip.id not in without]
     clips = [clip for clip in clips if clip.id not in without]
     if not clips:

@@ -25,12 +25,17 @@ def inflate_frames(config: RunConfig, family: Family, pipe: Any) -> None:
         ModelError: they do not suit it.
         UsageError: see `check_inflated`.
     """
-    clips = config.data.num_frames > 1 or config.data.buckets
-    if clips and isinstance(family, NativeFamily) and is_image_model(pipe.denoiser):
+    if becomes_videos(config, family, pipe):
         check_inflated(config)
         logger.info("%s is a model of images: it gets new layers along time", config.train.init_from)
         torch.manual_seed(config.seed)
         pipe.register_modules(unet=inflate(pipe.unet, config.model.conv, config.model.attention))
+
+
+def becomes_videos(config: RunConfig, family: Family, pipe: Any) -> bool:
+    """Whether what a run starts from is a model of single frames made here, and the run has clips of several."""
+    clips = config.data.num_frames > 1 or bool(config.data.buckets)
+    return clips and type(family) is NativeFamily and is_image_model(pipe.denoiser)
 
 
 def check_inflated(config: RunConfig) -> None:

@@ -9,8 +9,8 @@ from torch import nn
 
 from ..config import RunConfig
 from ..families.precision import cast_layers
-from .build import HALF, has_compiler
 from .offload import offload_blocks
+from .precision import HALF, has_compiler
 from .recompute import recompute
 from .sharding import Sharded, blocks_of
 

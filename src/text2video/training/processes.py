@@ -13,7 +13,7 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from ..config import RunConfig
 from ..errors import Text2VideoError, UsageError
 from ..families.devices import choose_device, keep_freed_memory
-from .build import choose_precision
+from .precision import choose_precision
 from .tracking import tracker_names
 
 T = TypeVar("T")

@@ -23,7 +23,7 @@ from ..diffusion.objectives import Batch, packed_loss
 from ..errors import TrainingError, UsageError
 from ..families import lora
 from ..families.opening import model_folder
-from .build import build, conditions_of_run, learning, open_base, shape_rules, steps_in_all, tokens_of
+from .build import build, conditions_of_run, learning, shape_rules, steps_in_all, tokens_of
 from .checkpoint import Checkpoints, write_text, write_whole
 from .data import RunData, batches, check_shapes, encoded, open_data, sampler_of
 from .draws import draw, draw_latents, generator
@@ -35,6 +35,7 @@ from .placing import placed
 from .processes import accelerator_of, by_first, leave_group
 from .rehearsal import rehearse
 from .sharding import assembled, collected
+from .starting import open_base, settled
 from .tracking import NotANumber, Tracker, best_so_far
 from .watching import sample_videos, validation_loss
 
@@ -94,17 +95,17 @@ class Trainer:
         on_checked: Callable[[int, int], None] | None = None,
         on_embedded: Callable[[int, int], None] | None = None,
     ):
-        self.run_config = config
         self.checkpoints = Checkpoints(config.output_dir, config.train.keep_checkpoints)
         steps = self.checkpoints.steps()
         self.stages = [stage for stage in config.in_stages if stage.has(steps[-1] if steps else 0)]
         self.stage = self.stages[0]
-        self.config = config = self.stage.config
-        self.accelerator = accelerator_of(config)
+        self.accelerator = accelerator_of(self.stage.config)
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         self.rank, self.world = rank, world
 
-        self.base = open_base(config)
+        self.base = open_base(self.stage.config)
+        self.run_config = settled(config, self.base)
+        self.config = config = settled(self.stage.config, self.base)
         self.data: RunData = self.open_data(on_checked)
         # A resumed run keeps its vocabulary, whatever became of the captions.
         begun = self.checkpoints.path(steps[-1]) / "model" if steps else None
@@ -161,6 +162,8 @@ class Trainer:
         otherwise = self.checkpoints.otherwise(done, self.sampler.batch_size)
         if otherwise and done > self.stage.first:
             logger.warning(otherwise)
+        if done > self.end:
+            logger.warning("The run has made %d steps already, more than the %d of this configuration", done, self.end)
         parameters = sum(p.numel() for p in self.ema.parameters.values())
         logger.info(
             "%.2fM parameters train on %s, %d steps", parameters / 1e6, self.accelerator.device, self.total_steps
@@ -220,10 +223,16 @@ class Trainer:
             last = done == self.end
             tracker.step(done, self.config.optim.learning_rate * self.rate(step), losses, grad_norm)
             stop = self.agree(self.interrupt.noted)  # asked once, so that a stop always comes with a checkpoint
-            if done % train.eval_steps == 0 or last:
-                self.validate(tracker, done)
-            if preview.sample_steps and (done % preview.sample_steps == 0 or last):
-                sample_videos(self, tracker, done)
+            try:
+                if done % train.eval_steps == 0 or last:
+                    self.validate(tracker, done)
+                if preview.sample_steps and (done % preview.sample_steps == 0 or last):
+                    sample_videos(self, tracker, done)
+            except Exception as error:
+                # the steps were good; a checkpoint of several processes needs all of them
+                if self.world == 1 and not isinstance(error, NotANumber):
+                    self.save(tracker, done)
+                raise
             if done % train.save_steps == 0 or last or stop or self.is_best(done):
                 self.save(tracker, done)
             if stop and done < self.total_steps:

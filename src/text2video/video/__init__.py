@@ -7,7 +7,7 @@ nothing here imports torch.
 from .members import inner_name, is_file, open_file
 from .reading import PICTURES, Video, VideoInfo, examine, probe, read
 from .sampling import Short, fits, resize, sample
-from .sound import Sound, log_mel, read_sound
+from .sound import Sound, listen, log_mel, read_sound
 from .view import View
 from .writing import contact_sheet, read_metadata, writable, write, write_frames
 
@@ -23,6 +23,7 @@ __all__ = [
     "fits",
     "inner_name",
     "is_file",
+    "listen",
     "log_mel",
     "open_file",
     "probe",

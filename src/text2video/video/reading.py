@@ -335,7 +335,11 @@ class Converter:
         method |= Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
         alpha = any(part.is_alpha for part in frame.format.components) or frame.format.name == "pal8"
         kind = "rgba" if alpha else "rgb24"
-        scaled = self.reformatter.reformat(frame, width, height, kind, interpolation=method, threads=self.threads)
+        try:
+            scaled = self.reformatter.reformat(frame, width, height, kind, interpolation=method, threads=self.threads)
+        except (av.FFmpegError, MemoryError, OverflowError) as error:
+            asked = f"{size[0]}x{size[1]} pixels"
+            raise VideoError(f"Frames of {asked} cannot be made: {error}. Ask for smaller ones.") from None
         pixels = scaled.to_ndarray()
         if alpha:
             pixels = ((pixels[..., :3].astype(np.uint16) * pixels[..., 3:] + 127) // 255).astype(np.uint8)

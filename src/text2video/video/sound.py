@@ -57,6 +57,11 @@ def read_sound(path: str | os.PathLike) -> Sound:
     return Sound(np.concatenate(parts).astype(np.float32))
 
 
+def listen(path: Path) -> dict[str, float]:
+    """How many seconds of sound a file has. VideoError as `read_sound`."""
+    return {"seconds": read_sound(path).seconds}
+
+
 def log_mel(sound: Sound, edges: np.ndarray, bands: int = 32, parts: int = 4) -> np.ndarray:
     """What is heard in each frame: float32 `[T, parts * bands]`, about -1 (nothing) to 1 (loud).
 
