@@ -21,15 +21,12 @@ from typing import Any
 
 import numpy as np
 from machine import write_result
+from once import finished, rates
 from PIL import Image
 
 from text2video.config import RunConfig
 from text2video.data.shapes import make_clip, render
 from text2video.evaluation.metrics import MAIN
-from text2video.evaluation.shapes import evaluate_shapes
-from text2video.families.devices import choose_device
-from text2video.families.opening import open_model
-from text2video.training.trainer import train
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 VIDEOS = CONFIGS / "videos-tiny.yaml"
@@ -50,9 +47,9 @@ def main() -> None:
     seeds = {str(seed): measure(options, seed, flags) for seed in options.seeds}
     summary: dict[str, float] = {}
     for name in next(iter(seeds.values())):
-        rates = [runs[name]["right"] for runs in seeds.values()]
-        summary[name] = float(np.mean(rates))
-        print(f"{name:9} right {summary[name]:6.1%}: {' '.join(format(rate, '.1%') for rate in rates)}")
+        each = [runs[name]["right"] for runs in seeds.values()]
+        summary[name] = float(np.mean(each))
+        print(f"{name:9} right {summary[name]:6.1%}: {' '.join(format(rate, '.1%') for rate in each)}")
     (steps,) = {runs["inflated"]["steps"] for runs in seeds.values()}
     reached = summary["inflated"] >= summary["scratch"] > 0 and 2 * steps <= options.steps
     print(f"inflated reaches scratch in half of the steps: {'yes' if reached else 'no'}")
@@ -97,24 +94,14 @@ def pictures(folder: Path, number: int) -> Path:
 
 
 def trained(recipe: Path, folder: Path, flags: list[str]) -> Path:
-    """The folder of the finished model of a run, which goes on where it stood."""
-    if not (folder / "final").is_dir():
-        print(folder, flush=True)
-        train(RunConfig.load(recipe, [*flags, f"--output_dir={folder}"]), resume=True)
-    return folder / "final"
+    """The folder of a recipe's finished run."""
+    return finished(RunConfig.load(recipe, [*flags, f"--output_dir={folder}"]))
 
 
-def accuracy(model: Path, prompts: int) -> dict[str, Any]:
-    """How often a model is right on held-out prompts, measured once, and its steps."""
-    file = model.parent / "accuracy.json"
-    if not file.is_file():
-        family, pipe = open_model(model, choose_device("auto"))
-        result = evaluate_shapes(family, pipe, prompts, batch_size=16, model=str(model))
-        file.write_text(json.dumps({name: rate.rate for name, rate in result.rates.items()}), encoding="utf-8")
-        result.save(model.parent / "evaluation")
-    rates = json.loads(file.read_text(encoding="utf-8"))
-    steps = RunConfig.load(model.parent / "run.yaml").in_stages[-1]
-    return {"right": rates[MAIN], "rates": rates, "steps": steps.run_steps or steps.config.train.max_steps}
+def accuracy(run: Path, prompts: int) -> dict[str, Any]:
+    """How often a run's model is right on held-out prompts, and its steps."""
+    found, last = rates(run, prompts), RunConfig.load(run / "run.yaml").in_stages[-1]
+    return {"right": found[MAIN], "rates": found, "steps": last.run_steps or last.config.train.max_steps}
 
 
 if __name__ == "__main__":

@@ -13,19 +13,15 @@ what was stopped goes on: the same command does both.
 """
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import write_result
+from machine import trained_in, write_result
+from once import finished, rates
 
 from text2video.config import RunConfig
 from text2video.evaluation.metrics import MAIN
-from text2video.evaluation.shapes import evaluate_shapes
-from text2video.families.devices import choose_device
-from text2video.families.opening import open_model
-from text2video.training.trainer import train
 
 DEMO = Path(__file__).parents[1] / "configs" / "demo.yaml"
 STAGES = ["--stages", "{num_frames: 4, batch_size: 64, max_steps: 400, lr_schedule: constant}", "{max_steps: 400}"]
@@ -68,26 +64,10 @@ def measure(options: argparse.Namespace, seed: int, flags: list[str]) -> dict[st
 
 
 def figures(config: RunConfig, prompts: int) -> dict[str, Any]:
-    """How often the model of a run is right on held-out prompts, and the minutes of its steps; both made once."""
-    run, file = config.output_dir, config.output_dir / "accuracy.json"
-    if not (run / "final").is_dir():
-        print(run, flush=True)
-        train(config, resume=True)
-    if not file.is_file():
-        family, pipe = open_model(run / "final", choose_device("auto"))
-        result = evaluate_shapes(family, pipe, prompts, batch_size=16, model=str(run))
-        file.write_text(json.dumps({name: rate.rate for name, rate in result.rates.items()}), encoding="utf-8")
-        result.save(run / "evaluation")
-    rates = json.loads(file.read_text(encoding="utf-8"))
-    return {"right": rates[MAIN], "rates": rates, "minutes": minutes(run / "metrics.jsonl")}
-
-
-def minutes(metrics: Path) -> float:
-    """The time of all steps: each line of speed is the mean of the steps since the one before."""
-    rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-    speeds = [(row["step"], row["seconds_per_step"]) for row in rows if "seconds_per_step" in row]
-    before = [0, *(step for step, _ in speeds)]
-    return sum((step - last) * seconds for last, (step, seconds) in zip(before, speeds, strict=False)) / 60
+    """How often the model of a run is right on held-out prompts, and the minutes of its steps."""
+    run = finished(config)
+    found, (_, seconds) = rates(run, prompts), trained_in(run)
+    return {"right": found[MAIN], "rates": found, "minutes": seconds / 60}
 
 
 if __name__ == "__main__":

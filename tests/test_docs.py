@@ -28,16 +28,17 @@ from text2video.config import FLAGS, RunConfig
 from text2video.evaluation.metrics import MAIN, MAIN_ATTRIBUTES
 from text2video.families.opening import FAMILIES
 from text2video.models import text
-from text2video.sections import GANS
+from text2video.sections import GANS, ModelConfig
 from text2video.training import trainer
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
-SHORT = shlex.split(
-    "--max_steps 2 --batch_size 2 --frame_size 16 --num_frames 4 --text_width 32 --text_layers 1 --num_workers 0 "
+OF_A_MODEL = shlex.split(
+    "--max_steps 2 --batch_size 2 --frame_size 16 --num_frames 4 --num_workers 0 "
     "--val_samples 2 --num_samples 1 --no_wandb --no_tensorboard --device cpu"
 )
+SHORT = [*OF_A_MODEL, "--text_width", "32", "--text_layers", "1"]
 TINY = SHORT + shlex.split(
     "--num_inference_steps 2 --model_channels 16 --channel_mult 1 2 --attention time factorised "
     "--downsample_time false --num_res_blocks 1"
@@ -206,6 +207,8 @@ def tiny(config: RunConfig) -> list[str]:
     """The options that make a run small; a causal autoencoder takes 4k+1 frames, and has nothing of a U-Net."""
     small = {"transformer": TINY_TRANSFORMER, "autoregressive": TINY_TRANSFORMER, "vae": SHORT, "tokenizer": SHORT}
     own = (small | dict.fromkeys(GANS, TINY_GAN)).get(config.model.kind, TINY)
+    if config.train.init_from and config.model == ModelConfig():  # that model decides
+        own = [*OF_A_MODEL, "--num_inference_steps", "2"]
     if config.stages:  # they say themselves how long they are
         at = own.index("--max_steps")
         own = [*own[:at], *own[at + 2 :], "--stages", "{frame_size: 8, max_steps: 1}", "{max_steps: 1}"]

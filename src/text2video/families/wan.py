@@ -64,7 +64,10 @@ class Wan(PretrainedFamily):
         Published("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", ("text-to-video", "video-to-video"), "Apache-2.0", 1.4, 28.9),
         Published("Wan-AI/Wan2.1-T2V-14B-Diffusers", ("text-to-video", "video-to-video"), "Apache-2.0", 14.3, 80.4),
         Published("Wan-AI/Wan2.1-I2V-14B-480P-Diffusers", ("image-to-video",), "Apache-2.0", 16.4, None),
+        Published("Wan-AI/Wan2.1-I2V-14B-720P-Diffusers", ("image-to-video",), "Apache-2.0", 16.4, None),
+        Published("Wan-AI/Wan2.1-FLF2V-14B-720P-diffusers", ("image-to-video",), "Apache-2.0", 16.4, None),
         Published("Wan-AI/Wan2.2-T2V-A14B-Diffusers", ("text-to-video",), "Apache-2.0", 28.6, 126.2),
+        Published("Wan-AI/Wan2.2-I2V-A14B-Diffusers", ("image-to-video",), "Apache-2.0", 28.6, None),
         Published(
             "Wan-AI/Wan2.2-TI2V-5B-Diffusers",
             ("text-to-video", "image-to-video", "video-to-video"),

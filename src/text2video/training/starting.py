@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from ..config import RunConfig, validated
-from ..diffusion.schedules import BETAS, AutoFlow
+from ..diffusion.schedules import BETAS, AutoFlow, Schedule
 from ..errors import UsageError
 from ..families import inflation, lora
 from ..families.autoencoder import AUTOENCODERS
@@ -88,7 +88,7 @@ def settled(config: RunConfig, base: Base | None) -> RunConfig:
             if said in own and isinstance(value, list) == isinstance(own[said], list):  # else no field can say it
                 values[section][name] = own[said]
             if given and (said not in own or value != own[said]):
-                otherwise.append(f"{said} is {value}, there {own.get(said, 'nothing of the kind')}")
+                otherwise.append(f"{said} is {value}, {f'there {own[said]}' if said in own else 'which it has not'}")
     if otherwise:
         raise UsageError(
             f"{config.train.init_from} stays what it was made as, and the configuration says otherwise: "
@@ -128,7 +128,7 @@ def decided(config: RunConfig, family: Family, pipe: Any) -> dict[str, Any]:
         if type(family) is NativeFamily:
             interval, kept_apart = pipe.config["guidance_interval"], pipe.config.get("training_shift") is not None
             own["preview.guidance_interval"] = interval and tuple(interval)
-            own["preview.sampling_shift"] = pipe.scheduler.config["shift"] if kept_apart else None
+            own["preview.sampling_shift"] = Schedule.from_scheduler(pipe.scheduler).shift if kept_apart else None
         if schedule.name in (*BETAS, "flow"):
             own["diffusion.schedule"] = schedule.name
             own["diffusion.shift"] = "auto" if isinstance(schedule, AutoFlow) else schedule.shift
