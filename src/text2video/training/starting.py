@@ -92,7 +92,7 @@ def settled(config: RunConfig, base: Base | None) -> RunConfig:
     if otherwise:
         raise UsageError(
             f"{config.train.init_from} stays what it was made as, and the configuration says otherwise: "
-            f"{'; '.join(otherwise)}. Leave this out."
+            f"{'; '.join(otherwise)}. Leave this out, or start from another model."
         )
     return validated(values)
 
