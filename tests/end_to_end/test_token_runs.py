@@ -169,7 +169,7 @@ def test_what_does_not_fit_is_refused(trained, tokenizer, tiny_model, codecs, tm
         train(RunConfig.build({"model": {"kind": "autoregressive"}}, [*DATA, "--output_dir", str(tmp_path)]))
     with pytest.raises(ModelError, match="holds no video tokenizer"):
         train(over_tokens(tmp_path, codecs("VideoVAE")))
-    with pytest.raises(UsageError, match="model.kind is autoregressive, there unet3d"):
+    with pytest.raises(UsageError, match=r"model\.kind is autoregressive, there unet3d"):
         train(over_tokens(tmp_path, tokenizer, "--init_from", str(tiny_model)))
     with pytest.raises(UsageError, match=r"num_frames (is )?6"):
         train(over_tokens(tmp_path, tokenizer, "--num_frames", "6"))
