@@ -36,7 +36,7 @@ def main() -> None:
     for row in found["prompts"]:
         right.setdefault(parse(row["prompt"]).things[0].motion, []).append(row["right"])
     kept["right_by_motion"] = {motion: [sum(each), len(each)] for motion, each in sorted(right.items())}
-    values = {"steps": steps, "training_seconds": seconds, "checking_seconds": round(found["seconds"])}
+    values = {"steps": steps, "training_seconds": round(seconds), "checking_seconds": round(found["seconds"])}
     write_result("demo", values | kept, path=options.out)
     if options.picture:
         draw(options.run / "evaluation" / "sheet.png", found["prompts"]).save(options.picture)

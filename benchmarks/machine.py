@@ -50,10 +50,10 @@ def _outside(argument: str) -> str:
     return Path(argument).name if Path(argument).is_absolute() else argument
 
 
-def trained_in(run: Path) -> tuple[int, int]:
+def trained_in(run: Path) -> tuple[int, float]:
     """The steps of a run, and the seconds that they took, over all of its parts."""
     lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     timed = [row for row in map(json.loads, lines) if "seconds_per_step" in row]
     ends = [0, *(row["step"] for row in timed)]
     steps = [end - before for before, end in pairwise(ends)]
-    return ends[-1], round(sum(n * row["seconds_per_step"] for n, row in zip(steps, timed, strict=True)))
+    return ends[-1], sum(n * row["seconds_per_step"] for n, row in zip(steps, timed, strict=True))

@@ -62,7 +62,7 @@ def finished(config: RunConfig) -> dict[str, float]:
     """Train what is left of a run; its steps, and the seconds that they took."""
     train(config, resume=True)
     steps, seconds = trained_in(config.output_dir)
-    return {"steps": steps, "training_seconds": seconds}
+    return {"steps": steps, "training_seconds": round(seconds)}
 
 
 @torch.no_grad()

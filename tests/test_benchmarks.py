@@ -28,7 +28,7 @@ def test_a_model_of_images_is_measured_against_one_from_nothing(tmp_path, monkey
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     inflation, out = import_module("inflation"), tmp_path / "inflation.json"
     line = ["inflation.py", "--steps", "4", "--image_steps", "1", "--seeds", "3", "--pictures", "12", "--prompts", "2"]
-    line += ["--place", str(tmp_path / "runs"), "--out", str(out)]
+    line += ["--control", "--place", str(tmp_path / "runs"), "--out", str(out)]
     tiny = ["--model_channels=16", "--batch_size=2", "--val_samples=2", "--num_workers=0", "--num_inference_steps=1"]
     monkeypatch.setattr(sys, "argv", [*line, *tiny, "--text_width=32", "--frame_size=16", "--device=cpu"])
     recipe = YAML(typ="safe").load(inflation.VIDEOS)
@@ -44,7 +44,7 @@ def test_a_model_of_images_is_measured_against_one_from_nothing(tmp_path, monkey
             "staged": 4,
         }
         assert not found["reached"]  # not in half of the steps
-        monkeypatch.setattr(inflation, "train", None)
+        monkeypatch.setattr("once.train", None)
 
 
 @pytest.mark.slow
@@ -60,7 +60,7 @@ def test_stages_are_measured_against_the_final_size_alone(tmp_path, monkeypatch)
         found = json.loads(out.read_text(encoding="utf-8"))["seeds"]["3"]
         assert found.keys() == {"whole", "staged"}
         assert all(0 < run["minutes"] < 5 for run in found.values())
-        monkeypatch.setattr(stages, "train", None)
+        monkeypatch.setattr("once.train", None)
 
 
 @pytest.mark.slow
