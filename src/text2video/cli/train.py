@@ -31,12 +31,12 @@ def train(*tokens: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> None
         from .dry_run import describe
 
         return say(describe(config))
-    from ..data.layouts import require_folder
+    from ..data.layouts import require_there
 
     for stage in config.in_stages:
         stage.config.data.require()
-        require_folder(stage.config.data.data_dir)
-        require_folder(stage.config.data.data_root)
+        require_there(stage.config.data.data_dir)
+        require_there(stage.config.data.data_root)
     note = said_of_resuming(config) if resume else ""
     from ..training.trainer import train as run
     from .plan_short import announce

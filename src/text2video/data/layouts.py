@@ -78,14 +78,18 @@ def read_layout(
     return manifest
 
 
-def require_folder(folder: str | Path | None) -> None:
-    """Whether a folder that is named is there; an address is not asked.
+def require_there(place: str | Path | None) -> None:
+    """Whether a data folder or file that is named is there; an address is not asked.
 
     Raises:
         DataError: it is not.
     """
-    if folder is not None and not Path(folder).exists() and not remote.as_url(folder):
-        raise DataError(f"The data folder {folder} does not exist. Check the path; `text2video setup` makes one.")
+    if place is not None and not Path(place).exists() and not remote.as_url(place):
+        raise _no_folder(place)
+
+
+def _no_folder(place: str | Path | None) -> DataError:
+    return DataError(f"The data folder {place} does not exist. Check the path; `text2video setup` makes one.")
 
 
 def _local(name: str | Path | None, missing: list[LeftOut]) -> str | Path | None:
@@ -119,7 +123,8 @@ def _root(data_dir: str | Path | None, data_root: str | Path | None, table: Path
     if given is None and file is not None:
         return file.parent
     root = Path(os.path.normpath(Path(given or ".").absolute()))
-    require_folder(root)
+    if not root.is_dir():
+        raise _no_folder(given)
     # `data_dir=data/videos, caption_file=data/captions.json` is the data set `data`: the ids are the same
     return root.parent if captions is not None and captions.parent == root.parent else root
 

@@ -105,9 +105,10 @@ def open_data(
     )
     clips, buckets = report.manifest.clips, report.buckets
     sources, lacking = find(clips, manifest.root, conditions or {}, config.dataset_file, config.video_column)
-    lacking += unreadable([clip for clip in clips if clip.id not in dict(lacking)], sources, cache_file(), on_checked)
-    report.manifest.left_out.extend(lacking)
     without = dict(lacking)
+    broken = unreadable([clip for clip in clips if clip.id not in without], sources, cache_file(), on_checked)
+    report.manifest.left_out.extend(lacking + broken)
+    without |= dict(broken)
     buckets = [bucket for clip, bucket in zip(clips, buckets, strict=True) if clip.id not in without]
     clips = [clip for clip in clips if clip.id not in without]
     if not clips:
