@@ -116,6 +116,7 @@ def test_what_cannot_be_is_said(tiny_model, tmp_path):
         pipe("a", output_type="foo")
     with pytest.raises(UsageError, match="no videos to make"):
         pipe([])
+    assert pipe("", num_inference_steps=1, output_type="pt").frames.shape[0] == 1  # what it makes unasked
     with pytest.raises(ModelError, match=r"no model_index\.json"):
         load(tmp_path)
     (tmp_path / "model_index.json").write_text('{"_class_name": "OtherPipeline"}')

@@ -98,9 +98,9 @@ class TextPipeline(DiffusionPipeline):
         """Videos in the manner of diffusers' pipelines, sampled one by one; see `TextToVideoPipeline.__call__`."""
         if output_type not in ("pil", "np", "pt"):
             raise UsageError(f"output_type is {output_type!r}: choose pil, np or pt.")
-        if not prompt or num_videos_per_prompt < 1:
-            raise UsageError("There are no videos to make: give a prompt, and 1 or more videos for each.")
         prompts = [p for p in ([prompt] if isinstance(prompt, str) else prompt) for _ in range(num_videos_per_prompt)]
+        if not prompts:
+            raise UsageError("There are no videos to make: give a prompt, and 1 or more videos for each.")
         if not isinstance(generator, list):
             generator = [generator or torch.Generator().manual_seed(torch.seed() % 2**63)] * len(prompts)
         if len(generator) != len(prompts):

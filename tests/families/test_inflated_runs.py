@@ -20,7 +20,7 @@ from text2video.models.inflation import along_time
 from text2video.models.stable_diffusion import inflate_stable_diffusion
 from text2video.planner.facts import facts_of
 from text2video.training.starting import open_base
-from text2video.training.trainer import train
+from text2video.training.trainer import Trainer, train
 
 RUN = (
     *("--shapes", "--clips", "6", "--num_frames", "4", "--frame_size", "16", "--batch_size", "2", "--val_samples", "2"),
@@ -87,6 +87,9 @@ def test_stable_diffusion_is_trained_with_its_layers_free_frozen_or_low_rank(mad
             assert not any(name.endswith("bias") for name in changed & own)
         videos += generate(family, pipe, ["a red circle"], Settings(num_inference_steps=2))
     assert not np.array_equal(videos[0].frames, videos[1].frames)
+    written = RunConfig.load(tmp_path / "free" / "run.yaml")
+    assert written.model.kind == "latent_unet"
+    assert Trainer(written).run_config == written
     assert "text_encoder: 0.01M parameters, frozen" in describe(configured("--model", folder, "--spatial", "frozen"))
 
 

@@ -42,6 +42,13 @@ def runs(tmp_path_factory) -> dict[str, Path]:
     return {kind: folder / kind for kind in GANS}
 
 
+@pytest.mark.parametrize("kind", [(), ("--kind", "vae"), ("--kind", "autoregressive")])
+def test_no_run_starts_from_one(runs, tmp_path, kind):
+    flags = ["--init_from", str(runs["vgan"]), "--shapes", "--output_dir", str(tmp_path / "run"), *kind]
+    with pytest.raises(UsageError, match="A GAN begins with nothing"):
+        train(RunConfig.build({}, flags))
+
+
 @pytest.mark.parametrize("kind", GANS)
 def test_both_players_train_and_only_the_generator_is_kept(runs, kind):
     run = runs[kind]

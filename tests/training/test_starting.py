@@ -6,6 +6,7 @@ from text2video.cli.dry_run import describe
 from text2video.cli.train import said_of_resuming
 from text2video.config import RunConfig
 from text2video.errors import UsageError
+from text2video.training.starting import first_of
 from text2video.training.trainer import Trainer, train
 
 
@@ -63,6 +64,38 @@ def test_what_is_otherwise_is_refused(short, flags, words):
 
 def test_what_is_the_same_may_be_said(short):
     Trainer(short("--prediction", "flow", "--shift", "3", "--model_channels", "16", "--sampling_shift", "2"))
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"kind": "latent_unet", "model_channels": 32, "channel_mult": [1, 2], "num_res_blocks": 1},
+        {"kind": "transformer", "size": "5M", "model_args": {"num_layers": 1, "mlp_ratio": 2.0}},
+        {"kind": "transformer", "model_args": {"num_layers": 1, "num_attention_heads": 1, "attention_head_dim": 16}},
+        {"kind": "vae", "model_args": {"block_out_channels": [8, 8], "latent_channels": 4}},
+    ],
+    ids=["latent_unet", "named size", "numbers", "vae"],
+)
+def test_a_recipe_its_run_yaml_and_nothing_all_fit_its_own_model(recipe, codecs, tmp_path):
+    run = {"num_frames": 5, "frame_size": 16, "shapes": {"clips": 6}, "num_workers": 0, "val_fraction": 0}
+    train_for = {"max_steps": 1, "batch_size": 2, "device": "cpu"}
+    quiet = {"preview": {"sample_steps": 0}, "tracking": {"no_wandb": True, "no_tensorboard": True}}
+    if recipe["kind"] == "latent_unet":
+        recipe = recipe | {"codec": str(codecs("VideoVAE")), "attention": ["none", "none"]}
+    values = {"data": run, "train": train_for, "model": recipe, **quiet}
+    final = train(RunConfig.build(values | {"output_dir": str(tmp_path / "first")}))
+    again = train_for | {"init_from": str(final)}
+    for name, model in (("recipe", recipe), ("bare", {})):
+        given = values | {"model": model, "train": again, "output_dir": str(tmp_path / name)}
+        trainer = Trainer(RunConfig.build(given))
+        written = RunConfig.build(trainer.run_config.model_dump(mode="json"))
+        assert Trainer(written).run_config == written
+        whole = RunConfig.build(values | {"model": written.model.model_dump(), "output_dir": str(tmp_path / "new")})
+        sizes = [
+            {name: value.shape for name, value in first_of(t.family, t.pipe).state_dict().items()}
+            for t in (trainer, Trainer(whole))
+        ]
+        assert sizes[0] == sizes[1], name  # it says the whole architecture
 
 
 def test_more_steps_than_timesteps_are_refused_before_training(short):

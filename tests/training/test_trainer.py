@@ -296,6 +296,10 @@ def test_a_failed_validation_loses_no_step(tiny, tmp_path, monkeypatch):
     with pytest.raises(DataError, match="have gone"):
         train(tiny("--save_steps", "9"))  # validates after 3
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["000003"]
+    monkeypatch.undo()
+    train(tiny("--save_steps", "9"), resume=True)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [row["step"] for row in rows if "val/loss" in row] == [3, 6]
 
 
 def test_a_full_disk_keeps_what_was_saved(tiny, tmp_path, monkeypatch):

@@ -35,8 +35,9 @@ def train(*tokens: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> None
 
     for stage in config.in_stages:
         stage.config.data.require()
-        require_there(stage.config.data.data_dir)
-        require_there(stage.config.data.data_root)
+        if stage.config.data.load_tensors is None:
+            require_there(stage.config.data.data_dir)
+            require_there(stage.config.data.data_root)
     note = said_of_resuming(config) if resume else ""
     from ..training.trainer import train as run
     from .plan_short import announce

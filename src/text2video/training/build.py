@@ -109,8 +109,8 @@ def build(
         return build_autoencoder(config, base, begun)
     if config.model.kind == "autoregressive" or (base and isinstance(base[0], Autoregressive)):
         return build_autoregressive(config, captions, shape, base, begun)
-    if config.model.kind in GANS or (base and isinstance(base[0], VideoGAN)):
-        return build_gan(config, captions, shape, base, begun)
+    if config.model.kind in GANS:
+        return build_gan(config, captions, shape, begun)
     frozen = check_prepared(config, cache) if cache else Frozen()
     diffusion = config.diffusion
     if base:
@@ -204,14 +204,9 @@ def build_autoregressive(
 
 
 def build_gan(
-    config: RunConfig, captions: list[str], shape: Bucket, base: Base | None, begun: Path | None
+    config: RunConfig, captions: list[str], shape: Bucket, begun: Path | None
 ) -> tuple[Family, Any, Objective]:
     """The same of a run that trains a generator against a discriminator."""
-    if base:
-        raise UsageError(
-            f"A GAN begins with nothing, so that neither player is ahead, and not with {config.train.init_from}: leave "
-            "out --init_from. Its own run goes on by --resume."
-        )
     given = {"--lora": config.lora, "--load_tensors": config.data.load_tensors, "--codec": config.model.codec}
     given |= {"--sharding": config.train.sharding != "none", "--buckets": config.data.buckets}
     given["--gradient_checkpointing"] = config.train.gradient_checkpointing

@@ -205,6 +205,12 @@ def _step_of(line: str) -> int:
         return 0  # a line that a kill cut in two
 
 
+def is_validated(metrics: Path, step: int) -> bool:
+    """Whether metrics.jsonl has the validation loss after a step."""
+    rows = map(json.loads, metrics.read_text(encoding="utf-8").splitlines()) if metrics.is_file() else ()
+    return any(row["step"] == step and "val/loss" in row for row in rows)
+
+
 def best_so_far(metrics: Path, first: int, step: int) -> tuple[float, int]:
     """The lowest validation loss that metrics.jsonl has after step `first` up to another, and where it was."""
     best = (float("inf"), -1)

@@ -36,7 +36,7 @@ from .processes import accelerator_of, by_first, leave_group
 from .rehearsal import rehearse
 from .sharding import assembled, collected
 from .starting import open_base, settled
-from .tracking import NotANumber, Tracker, best_so_far
+from .tracking import NotANumber, Tracker, best_so_far, is_validated
 from .watching import sample_videos, validation_loss
 
 logger = logging.getLogger("text2video")
@@ -217,6 +217,10 @@ class Trainer:
         self.sampler.start = self.before_stage + done
         stream = batches(self.data.train, self.sampler, self.config.data.num_workers)
         rehearse(self)
+        if self.owes_validation(done):
+            self.validate(tracker, done)
+            if self.is_best(done) and self.accelerator.is_main_process:
+                self.checkpoints.mark_best(done)
         for step in range(done, self.end):
             losses, grad_norm = self.step(step, stream)
             done = step + 1
@@ -338,6 +342,12 @@ class Trainer:
         tracker.validation(step, loss)
         if loss < self.best_loss:
             self.best_loss, self.best_step = loss, step
+
+    def owes_validation(self, done: int) -> bool:
+        """Whether the run stopped while it validated its last step."""
+        due = done % self.config.train.eval_steps == 0 or done == self.end
+        validated = is_validated(self.config.output_dir / "metrics.jsonl", done)
+        return self.stage.first < done <= self.end and due and self.data.val is not None and not validated
 
     def is_best(self, step: int) -> bool:
         """Whether the validation loss after this step was the lowest so far."""

@@ -5,9 +5,11 @@ al. 2022, section 2.2).
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -38,28 +40,38 @@ def read_sound(path: str | os.PathLike) -> Sound:
     Raises:
         VideoError: the file is missing, damaged, or silent film.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise VideoError(f"There is no file {str(path)!r}.")
     resampler = av.AudioResampler(format="flt", layout="mono", rate=RATE)
     parts: list[np.ndarray] = []
-    try:
-        with open_file(path) as file, av.open(file, "r") as container:
-            if not container.streams.audio:
-                raise VideoError(f"{path} has no sound: give one that has, or leave this condition out.")
-            for frame in container.decode(container.streams.audio[0]):
-                parts += [piece.to_ndarray()[0] for piece in resampler.resample(frame)]
-            parts += [piece.to_ndarray()[0] for piece in resampler.resample(None)]
-    except (av.FFmpegError, OSError) as error:
-        raise VideoError(f"{path} cannot be read as sound: {error}.") from None
+    with _opened(Path(path)) as container:
+        for frame in container.decode(container.streams.audio[0]):
+            parts += [piece.to_ndarray()[0] for piece in resampler.resample(frame)]
+        parts += [piece.to_ndarray()[0] for piece in resampler.resample(None)]
     if not parts:
         raise VideoError(f"{path} has no sound that can be read.")
     return Sound(np.concatenate(parts).astype(np.float32))
 
 
-def listen(path: Path) -> dict[str, float]:
-    """How many seconds of sound a file has. VideoError as `read_sound`."""
-    return {"seconds": read_sound(path).seconds}
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A file with a sound, open; what goes wrong within is a VideoError."""
+    if not path.is_file():
+        raise VideoError(f"There is no file {str(path)!r}.")
+    try:
+        with open_file(path) as file, av.open(file, "r") as container:
+            if not container.streams.audio:
+                raise VideoError(f"{path} has no sound: give one that has, or leave this condition out.")
+            yield container
+    except (av.FFmpegError, OSError) as error:
+        raise VideoError(f"{path} cannot be read as sound: {error}.") from None
+
+
+def listen(path: Path) -> dict[str, int]:
+    """The rate of a file's sound, if it can be heard at its beginning. VideoError as `read_sound`."""
+    with _opened(path) as container:
+        first = next(container.decode(container.streams.audio[0]), None)
+    if first is None:
+        raise VideoError(f"{path} has no sound that can be read.")
+    return {"rate": first.sample_rate}
 
 
 def log_mel(sound: Sound, edges: np.ndarray, bands: int = 32, parts: int = 4) -> np.ndarray:
