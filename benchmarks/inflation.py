@@ -64,7 +64,7 @@ def measure(options: argparse.Namespace, seed: int, flags: list[str]) -> dict[st
     frames = pictures(options.place / "pictures", options.pictures)
     own = [*flags, f"--seed={seed}"]
     whole = ["--stages=[]", f"--max_steps={options.steps}"]
-    images = [f"--data_dir={frames}", f"--max_steps={options.image_steps}"]
+    images = [f"--data_dir={frames}", "--stages=[]", f"--max_steps={options.image_steps}"]
     first = trained(CONFIGS / "images-tiny.yaml", place / "images", [*own, *images])
     runs = {"scratch": [*own, *whole], "inflated": [*own, f"--init_from={first}"]}
     if options.control:

@@ -242,14 +242,16 @@ def text_source(name: str | Path) -> Path:
 
 def tokenizer_of(folder: Path) -> Path:
     """Where the tokenizer of a pretrained encoder lies: with it, or beside it, as in a diffusers model."""
-    return folder if any(folder.glob("*token*")) or any(folder.glob("vocab*")) else folder.parent / "tokenizer"
+    beside = folder.parent / "tokenizer"
+    own = any(folder.glob("*token*")) or any(folder.glob("vocab*"))
+    return folder if own or not beside.is_dir() else beside
 
 
 def no_encoder(folder: Path, error: Exception) -> ModelError:
     """What is said of a folder that a text encoder cannot be loaded from."""
     return ModelError(
         f"{folder} holds no text encoder that can be loaded ({str(error).splitlines()[0]}). Give the folder of one in "
-        "transformers' format, or of a model with a text_encoder and a tokenizer in it."
+        "transformers' format, or of a model with a text_encoder and a tokenizer in it, or use builtin."
     )
 
 
