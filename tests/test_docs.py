@@ -85,6 +85,7 @@ OF_PROGRAMS = {
     "no-deps",
     "channels",
     "steps",
+    "control",
     "batches",
     "gigabytes",
     "rounds",
