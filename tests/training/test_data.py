@@ -1,6 +1,9 @@
 """Batches on their way from the loader to the model."""
 
 import os
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
@@ -35,3 +38,18 @@ def test_workers_leave_the_processor_to_the_training():
     (batch,) = next(batches(Niceness(), [[(0, 0)]], num_workers=1))
     assert batch["video"].unique().tolist() == [19]
     assert os.nice(0) == own
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there a child keeps the number of a parent that is gone")
+def test_a_worker_whose_run_was_killed_as_it_began_ends():
+    """By then it is another process's child, and torch would take that one for its run."""
+    begin = (
+        "import sys, time; from text2video.training.data import _behave; _behave(int(sys.argv[1]), 0); time.sleep(60)"
+    )
+    orphan = subprocess.Popen([sys.executable, "-c", begin, "0"])
+    child = subprocess.Popen([sys.executable, "-c", begin, str(os.getpid())])
+    assert orphan.wait(50) == 1
+    time.sleep(2)
+    assert child.poll() is None
+    child.kill()
+    child.wait()

@@ -2,11 +2,13 @@
 
 import os
 import signal
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import torch
@@ -249,19 +251,28 @@ def batches(dataset: Any, sampler: Sampler, num_workers: int) -> Iterator[list[d
         pin_memory=torch.cuda.is_available(),
         # The loader draws its workers' seed: from its own generator, not from the one that dropout uses.
         generator=torch.Generator(),
-        worker_init_fn=_behave,
+        worker_init_fn=partial(_behave, os.getpid()),
     )
     return iter(loader)
 
 
-def _behave(worker: int) -> None:
-    """A loader worker's manners, set within it."""
+def _behave(run: int, worker: int) -> None:
+    """A loader worker's manners, set within it; `run` is the process that it works for."""
+    Thread(target=_end_with, args=(run,), daemon=True).start()
     # Ctrl-C reaches every process of a terminal; the run itself decides when its loaders end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Where the processor trains too, a worker takes what the training leaves: a product over all cores waits for the
     # core that a worker holds. (4% of a step on two cores.)
     if hasattr(os, "nice") and not torch.accelerator.is_available():
         os.nice(19)
+
+
+def _end_with(run: int) -> None:
+    """End this worker soon after its run. torch does so too, but not where the run was killed as the worker began: it
+    asks whose child it is a moment later."""
+    while os.getppid() == run:
+        time.sleep(1)
+    os._exit(1)
 
 
 def grouped(items: Sequence[dict[str, Any]], apart: bool) -> list[dict[str, Any]]:
