@@ -90,6 +90,9 @@ class DataConfig(Section):
     augment: bool = Field(False, description="vary frames and captions where captions stay true")
     caption_dropout: Fraction = Field(0.1, description="share of captions emptied, for guidance")
     caption_prefix: str = Field("", description="trigger word put before every caption")
+    repeats: dict[str, Positive] = Field(
+        {}, description="how often clips are seen in an epoch: {'videos/new-*': 10}; others once"
+    )
     max_samples: Positive | None = Field(None, description="use the first clips only, for debugging")
     val_fraction: Fraction = Field(0.05, description="share of clips kept for the validation loss")
     num_workers: Annotated[int, Field(ge=0)] = Field(2, description="loader processes")
@@ -111,6 +114,8 @@ class DataConfig(Section):
                 "No data was named. Give --data_dir, --data_root, --dataset_file or --load_tensors; --shapes tries the "
                 "demo world."
             )
+        if self.repeats and self.shapes:
+            raise UsageError("--repeats is for clips in files, and those of the demo world are drawn: leave it out.")
 
     @property
     def size(self) -> tuple[int, int]:

@@ -84,7 +84,7 @@ def test_diffusion_pipe(tmp_path):
     notes = "\n".join(manifest.notes)
     for words in ("resolutions = [512]", "--height and --width", "--num_frames", "caption_prefix = 'TOK '"):
         assert words in notes
-    assert "num_repeats = 5 of part 2 is not used: every clip is seen once an epoch" in notes
+    assert "num_repeats = 5 of part 2 is not used: give --repeats" in notes
     assert "mask_path" in notes
     assert "path = " not in notes.replace("mask_path = ", "")
 

@@ -108,22 +108,25 @@ def count(text: str) -> int:
 
 
 def clips_of(config: RunConfig) -> int | None:
-    """The clips that a configuration names, counted without opening one; None where it names none."""
+    """The clips of an epoch that a configuration names, counted without opening one; None where it names none."""
     data = config.data
     if data.shapes is not None:
         return data.shapes.clips
+    from ..data.repeats import times_of
+
     if data.load_tensors is not None:
         from ..data.cache import Cache
 
-        return len(Cache.open(data.load_tensors).clips)
-    if not any((data.data_dir, data.data_root, data.dataset_file)):
-        return None
-    from ..data.layouts import read_layout
+        clips = Cache.open(data.load_tensors).clips
+    elif any((data.data_dir, data.data_root, data.dataset_file)):
+        from ..data.layouts import read_layout
 
-    found = len(read_layout(**data.source).clips)
-    if not found:
+        clips = read_layout(**data.source).clips
+    else:
+        return None
+    if not clips:
         raise DataError("The data set that is named holds no clips. --clips 50 plans for data that is not there yet.")
-    return min(found, data.max_samples or found)
+    return sum(times_of([clip.id for clip in clips[: data.max_samples]], data.repeats))
 
 
 def described(config: RunConfig, plan: "Plan", card: "Card | None", clips: int | None) -> str:

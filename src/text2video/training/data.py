@@ -25,6 +25,7 @@ from ..data.conditions import Wanted, find
 from ..data.dataset import TextVideoDataset, to_float
 from ..data.layouts import read_layout
 from ..data.packing import PackSampler
+from ..data.repeats import Repeated, times_of
 from ..data.shapes import ShapesDataset
 from ..errors import DataError, UsageError
 from ..families.base import Family
@@ -132,7 +133,8 @@ def open_data(
     val = construct(kind, val_clips, random_window=False, **options, **bucketed(val_clips)) if val_clips else None
     captions = [f"{config.caption_prefix} {caption}".strip() for clip in train_clips for caption in clip.captions]
     left_out = [f"left out {name}: {reason}" for name, reason in report.manifest.left_out]
-    counted = f"{len(train_clips)} clips to train on, {len(val_clips)} to validate"
+    train, times = repeated(train, train_clips, clips, config)
+    counted = f"{len(train_clips)} clips to train on{times}, {len(val_clips)} to validate"
     counts = Counter(own[clip.id] for clip in train_clips)
     shape = max(counts, key=lambda bucket: (counts[bucket], bucket)) if config.buckets else config.shape
     known = None
@@ -140,6 +142,20 @@ def open_data(
         prefixed = {f"{config.caption_prefix} {caption}".strip() for clip in clips for caption in clip.captions}
         known = ["", *sorted(prefixed - {""})]
     return RunData(train, val, captions, [counted, *manifest.notes, *left_out], shape, known)
+
+
+def repeated(train: Any, clips: Sequence[Clip], known: Sequence[Clip], config: DataConfig) -> tuple[Any, str]:
+    """The training set with its clips as often as they are to be seen, and words for it; `known` are those of both
+    sets.
+
+    Raises:
+        DataError: repeats are given for clips that are not there.
+    """
+    if not config.repeats:
+        return train, ""
+    times = dict(zip((clip.id for clip in known), times_of([clip.id for clip in known], config.repeats), strict=True))
+    train = Repeated(train, [times[clip.id] for clip in clips])
+    return train, f", {len(train)} in an epoch with repeats"
 
 
 def check_shapes(config: DataConfig, rules: ShapeRules) -> None:
@@ -213,7 +229,8 @@ def open_prepared(config: DataConfig, folder: Path, seed: int, rules: ShapeRules
     val = CachedDataset(cache, [places[clip.id] for clip in val_clips], seed) if val_clips else None
     prefix = cache.settings.caption_prefix
     captions = [f"{prefix} {caption}".strip() for clip in train_clips for caption in clip.captions]
-    notes = [f"{len(train_clips)} clips to train on, {len(val_clips)} to validate, prepared in {folder}"]
+    train, times = repeated(train, train_clips, cache.clips[:count], config)
+    notes = [f"{len(train_clips)} clips to train on{times}, {len(val_clips)} to validate, prepared in {folder}"]
     if config.fps:
         notes.append(
             "each clip has one view, the window in its middle: clips themselves would give a new one each epoch"

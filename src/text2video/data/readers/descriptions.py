@@ -41,7 +41,7 @@ _MEANS = {
     "frame_sample": "with --fps a window is drawn anew each epoch",
     "source_fps": "the file's own times count, and --fps is the rate to sample at",
     "batch_size": "give --batch_size",
-    "num_repeats": "every clip is seen once an epoch; give more --num_epochs",
+    "num_repeats": "give --repeats",
     "caption_prefix": "give --caption_prefix",
     "cache_directory": _NOTHING + ", and none is needed",
     "skip_empty_caption": "clips without a caption are left out",

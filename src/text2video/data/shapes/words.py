@@ -13,7 +13,7 @@ SHAPE_WORDS = {
     "ring": ("ring", "hoop"),
     "cross": ("cross", "plus sign"),
     **{digit: (digit, f"digit {name}", f"number {digit}") for digit, name in NUMBERS.items()},
-    "moon": ("moon", "crescent"),
+    "moon": ("moon",),
 }
 SIZE_WORDS = {"small": ("small", "little"), "large": ("large", "big")}
 SPEED_WORDS = {"slow": ("slowly", "gently"), "fast": ("quickly", "fast", "rapidly")}
