@@ -4,7 +4,10 @@
     text2video evaluate --model runs/demo
     python benchmarks/demo.py [runs/demo] [--picture docs/images/demo.png]
 
-`text2video demo` does the first two by itself, and is another way to the same files.
+`text2video demo` does the first two by itself, and is another way to the same files. A model of latents is measured in
+the same way, with the run of its codec, whose time counts too:
+
+    python benchmarks/demo.py runs/latent-transformer-tiny --codec runs/vae-tiny --out benchmarks/results/latents.json
 """
 
 import argparse
@@ -26,6 +29,7 @@ def main() -> None:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, nargs="?", default=Path("runs/demo"), help="folder of the run")
+    parser.add_argument("--codec", type=Path, help="folder of the run of its codec")
     parser.add_argument("--picture", type=Path, help="PNG of the first eight videos, to be written")
     parser.add_argument("--out", type=Path, help="file of the result, in place of results/demo.json")
     options = parser.parse_args()
@@ -37,6 +41,9 @@ def main() -> None:
         right.setdefault(parse(row["prompt"]).things[0].motion, []).append(row["right"])
     kept["right_by_motion"] = {motion: [sum(each), len(each)] for motion, each in sorted(right.items())}
     values = {"steps": steps, "training_seconds": round(seconds), "checking_seconds": round(found["seconds"])}
+    if options.codec:
+        steps, seconds = trained_in(options.codec)
+        values |= {"codec_steps": steps, "codec_seconds": round(seconds)}
     write_result("demo", values | kept, path=options.out)
     if options.picture:
         draw(options.run / "evaluation" / "sheet.png", found["prompts"]).save(options.picture)

@@ -12,9 +12,10 @@ from same_minutes import CONFIGS, arguments, measure, show, trained
 
 CODEC = "vae-tiny.yaml"
 OVER_PIXELS = {"U-Net over pixels": "demo.yaml", "transformer over pixels": "transformer-tiny.yaml"}
-OVER_LATENTS = {"U-Net over latents": "latent-unet-tiny.yaml", "transformer over latents": "transformer-tiny.yaml"}
-# an autoencoder takes 4k + 1 frames and has made patches already; differences of latents are no edges
-LATENT_TRANSFORMER = ["--num_frames=17", "--patch_size", "1", "2", "2", "--edge_weight=0"]
+OVER_LATENTS = {
+    "U-Net over latents": "latent-unet-tiny.yaml",
+    "transformer over latents": "latent-transformer-tiny.yaml",
+}
 
 
 def main() -> None:
@@ -30,7 +31,6 @@ def main() -> None:
     before = trained(CONFIGS / CODEC, codec, options.codec_steps, flags)
     for name, recipe in OVER_LATENTS.items():
         own = [*flags, f"--codec={codec / 'final' / 'vae'}"]
-        own += LATENT_TRANSFORMER if recipe in OVER_PIXELS.values() else []
         rows[name] = measure(CONFIGS / recipe, options.place / name.replace(" ", "-"), options, own, before)
     show(rows)
     values = {"minutes": options.minutes, "codec_minutes": round(before, 2), "prompts": options.prompts}

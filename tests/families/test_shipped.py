@@ -1,7 +1,11 @@
 """The model that comes with the package: small, found by its name, and what it makes is what was asked."""
 
+import json
 import re
 import shutil
+import sys
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 
@@ -59,3 +63,15 @@ def test_its_text_encoder_is_taken_over_by_its_name():
     encoder = TextEncoder.open("moving-shapes")
     assert encoder.trainable
     assert encoder(["a red circle moves left"]).hidden_states.shape[-1] == encoder.width == 128
+
+
+@pytest.mark.slow
+def test_ten_clips_teach_it_a_new_word(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    out = tmp_path / "new_word.json"
+    monkeypatch.setattr(sys, "argv", ["new_word.py", "--place", str(tmp_path / "place"), "--out", str(out)])
+    import_module("new_word").main()
+    rates = json.loads(out.read_text(encoding="utf-8"))["rates"]
+    moons, known, before = (rates[name] for name in ("moons", "known", "before"))
+    assert moons["shape"]["rate"] >= 0.5
+    assert known[MAIN]["rate"] >= before[MAIN]["rate"] - 0.1
