@@ -389,6 +389,20 @@ def test_figures_of_the_demo_are_those_measured():
     assert found["steps"] == RunConfig.load(ROOT / "configs/demo.yaml").in_stages[-1].run_steps
 
 
+def test_figures_of_the_latent_model_are_those_measured():
+    found, demo = measured("latents"), measured("demo")
+    page = " ".join(contents(ROOT / "docs/vae.md").split())
+    of = found["rates"]
+    low, high = shares(of[MAIN])
+    assert f"Of {of[MAIN]['n']} held-out prompts {of[MAIN]['successes']} are right" in page
+    assert f"({of[MAIN]['rate']:.1%}, {low} to {high})" in page
+    assert ", ".join(f"{name} {of[name]['rate']:.1%}" for name in ("colour", "shape", "motion")) in page
+    assert f"has {demo['rates'][MAIN]['rate']:.1%} after ten minutes" in page
+    assert f"{found['codec_steps']} steps of the codec took {found['codec_seconds'] / 60:.1f} minutes" in page
+    assert f"{found['steps']:,} steps of the transformer {found['training_seconds'] / 60:.0f}," in page
+    assert found["steps"] == RunConfig.load(ROOT / "configs/latent-transformer-tiny.yaml").train.max_steps
+
+
 def test_figures_of_learning_beside_peers_are_those_measured():
     page = contents(ROOT / "docs/benchmarks.md")
     rows = re.findall(r"^\| [^|]+ \| (\d+) \| ((?:0\.\d{3} \|? ?){4})$", page, re.MULTILINE)
