@@ -11,6 +11,7 @@ from text2video.config import RunConfig
 from text2video.errors import UsageError
 from text2video.families.native import NativeFamily
 from text2video.models.text import TextEncoder
+from text2video.models.video_vae import VideoVAE
 from text2video.planner.cards import CARDS, Card, card_named, parse_bytes, this_cpu
 from text2video.planner.facts import facts_of
 from text2video.planner.plan import Plan, micro_batch, plan
@@ -134,6 +135,12 @@ def test_codecs_are_planned_for(codecs, tmp_path):
     assert "encoding of clips" in found.phases
     assert "encoding of clips" not in prepared.phases
     assert found.step.flops > prepared.step.flops
+
+
+def test_a_codec_that_was_trained_here_is_planned_for(tmp_path):
+    VideoVAE(block_out_channels=(16,), encoder_layers=(1,), decoder_layers=(1,)).save_pretrained(tmp_path / "vae")
+    found = planned("--codec", str(tmp_path / "vae"), "--num_frames", "5", "--frame_size", "32")
+    assert found.memory["frozen parts"] > 0
 
 
 def test_a_roofline_takes_the_longer_of_the_two():

@@ -147,6 +147,8 @@ class TextToVideoPipeline(TextPipeline):
             DataError, VideoError: a condition cannot be read.
         """
         config: Any = self.config
+        if getattr(self.denoiser, "is_cache_enabled", False):  # what diffusers' caches keep is of another video
+            self.denoiser._reset_stateful_cache()
         channels: int = self.denoiser.config["in_channels"]
         shape: tuple[int, ...] = (num_frames or config.num_frames, height or config.height, width or config.width)
         self.rules.check(shape)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from contract import lands_on_x_0, opened
+from diffusers import FirstBlockCacheConfig
 from safetensors.torch import load_file
 
 from text2video import VideoTransformer, load
@@ -54,6 +55,26 @@ def test_a_trained_transformer_is_a_pipeline(transformer, tmp_path):
     assert torch.equal(again.sample(["a red circle"], generator(0)), video)
     weights = load_file(transformer / "transformer" / "diffusion_pytorch_model.safetensors")
     assert weights["leave.weight"].any()
+
+
+def test_a_cache_keeps_nothing_of_another_video(transformer):
+    pipe = load(transformer, device="cpu")
+    pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=10.0))  # what follows a first step is always kept
+
+    def made(prompt: str, seed: int, **shape: int) -> torch.Tensor:
+        return pipe.sample([prompt], generator(seed), **shape)
+
+    alone = made("a red circle", 0)
+    made("a blue square grows", 1)
+    made("a blue square grows", 1, num_frames=8, height=32, width=16)
+    assert torch.equal(made("a red circle", 0), alone)
+
+
+def test_a_backend_that_refuses_masks_is_for_what_has_none(transformer):
+    pipe = load(transformer, device="cpu")
+    plain = pipe.sample(["a red circle"], generator(0))
+    pipe.transformer.set_attention_backend("_native_flash")
+    torch.testing.assert_close(pipe.sample(["a red circle"], generator(0)), plain, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("sampler", ["flow", "dpm++", "dpm++sde", "unipc"])

@@ -372,9 +372,10 @@ def test_diffusers_attention_backends(kind):
     mask = torch.tensor([[True, True, False, False, False], [False] * 5])
     plain = model(*inputs(), mask).sample
     assert len(model.attn_processors) == 3
-    model.set_attention_backend("native")
-    assert all(p._attention_backend == "native" for p in model.attn_processors.values())
-    torch.testing.assert_close(model(*inputs(), mask).sample, plain, atol=1e-5, rtol=1e-5)
+    for backend in ("native", "_native_math"):
+        model.set_attention_backend(backend)
+        assert all(p._attention_backend == backend for p in model.attn_processors.values())
+        torch.testing.assert_close(model(*inputs(), mask).sample, plain, atol=1e-5, rtol=1e-5)
     model.reset_attention_backend()
     model.set_attn_processor(Processor())
     assert torch.equal(model(*inputs(), mask).sample, plain)

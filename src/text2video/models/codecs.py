@@ -153,6 +153,11 @@ def geometry_of(vae: Any) -> Geometry:
     return Geometry.of({**vae.config, "_class_name": type(vae).__name__})
 
 
+def library_of(kind: str) -> str:
+    """The module that has a class of autoencoders."""
+    return OURS[0] if kind == OURS[1] else "diffusers"
+
+
 def open_codec(folder: Path) -> Any:
     """The autoencoder in a folder, frozen.
 
@@ -160,9 +165,8 @@ def open_codec(folder: Path) -> Any:
         ModelError: there is none that can be used.
     """
     kind = Geometry.read(folder).kind
-    library = OURS[0] if kind == OURS[1] else "diffusers"
     try:
-        vae = getattr(import_module(library), kind).from_pretrained(folder, use_safetensors=True)
+        vae = getattr(import_module(library_of(kind)), kind).from_pretrained(folder, use_safetensors=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise ModelError(f"The codec in {str(folder)!r} cannot be loaded: {reason}") from None

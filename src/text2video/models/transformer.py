@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
 from diffusers.models.attention import AttentionMixin, AttentionModuleMixin
-from diffusers.models.attention_dispatch import dispatch_attention_fn
+from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
 from diffusers.models.cache_utils import CacheMixin
 from torch import Tensor, nn
 
@@ -256,7 +256,8 @@ class Processor:
             k_BSND,
             v_BSND,
             attn_mask=mask,
-            backend=self._attention_backend,
+            # flash and sage kernels refuse a mask, which only the short text has
+            backend=self._attention_backend if mask is None else AttentionBackendName.NATIVE,
             # texts are whole in every process
             parallel_config=self._parallel_config if mask_BS is None else None,
         )

@@ -26,7 +26,7 @@ from ..families.native import NativeFamily, arguments
 from ..families.opening import family_of, model_folder
 from ..families.pretrained import PretrainedFamily
 from ..models.autoregressive import AutoregressiveTransformer
-from ..models.codecs import IMAGE, Geometry, decode, encode, geometry_of
+from ..models.codecs import IMAGE, Geometry, decode, encode, geometry_of, library_of
 from ..models.discriminator import PatchDiscriminator
 from ..models.gan import STRIDES
 from ..models.text import BuiltinTextModel
@@ -210,7 +210,7 @@ def _new(config: RunConfig, video: Bucket) -> Facts:
         (modules if reader.learns else parts)["text_encoder"] = reader.model
     geometry, rules, vae = Geometry.read(codec) if codec else None, denoiser.rules, None
     if geometry and codec:
-        rules, vae = geometry.rules(rules), on_meta(codec, "diffusers", geometry.kind)
+        rules, vae = geometry.rules(rules), on_meta(codec, library_of(geometry.kind), geometry.kind)
         parts["vae"] = vae
     rules.check(video)
 
