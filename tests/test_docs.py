@@ -403,6 +403,19 @@ def test_figures_of_the_latent_model_are_those_measured():
     assert found["steps"] == RunConfig.load(ROOT / "configs/latent-transformer-tiny.yaml").train.max_steps
 
 
+def test_figures_of_a_new_word_are_those_measured():
+    found = measured("new_word")
+    page = " ".join(contents(ROOT / "docs/moving-shapes.md").split())
+    moons, known, before = (found["rates"][name] for name in ("moons", "known", "before"))
+    assert f"{found['steps']:,} steps took {found['seconds'] / 60:.1f} minutes" in page
+    shape, low_high = moons["shape"], " to ".join(shares(moons["shape"]))
+    assert f"Of {shape['n']} prompts" in page
+    assert f"{shape['successes']} show a moon ({shape['rate']:.1%}, {low_high})" in page
+    assert f"and {moons[MAIN]['successes']} are right in colour and motion too" in page
+    assert f"from {before[MAIN]['rate']:.1%} to {known[MAIN]['rate']:.1%}, of {known[MAIN]['n']} prompts" in page
+    assert found["steps"] == RunConfig.load(ROOT / "configs/new-word.yaml").train.max_steps
+
+
 def test_figures_of_learning_beside_peers_are_those_measured():
     page = contents(ROOT / "docs/benchmarks.md")
     rows = re.findall(r"^\| [^|]+ \| (\d+) \| ((?:0\.\d{3} \|? ?){4})$", page, re.MULTILINE)
