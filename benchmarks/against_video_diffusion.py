@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from gans import steps_in, trained
 from machine import write_result
+from same_minutes import steps_in, trained
 from torch import Tensor
 
 from text2video.config import RunConfig
@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="file of the result, in place of results/against_video_diffusion.json")
     options, flags = parser.parse_known_args()
     config, folder = RunConfig.load(RECIPE, flags), options.place / "ours"
-    steps = steps_in(RECIPE, folder.with_name("ours-trial"), options, flags)
+    steps = steps_in(RECIPE, folder.with_name("ours-trial"), options, flags, options.minutes)
     minutes = trained(RECIPE, folder, steps, flags)
     family, pipe = open_model(folder / "final", choose_device("cpu"))
     result = evaluate_shapes(family, pipe, options.prompts, batch_size=16, model=str(folder))
