@@ -36,6 +36,7 @@ RECIPE = Path(__file__).parents[1] / "configs" / "demo.yaml"
 RIVALS = {"as in its README": (64, (1, 2, 4, 8)), "about as large as ours": (32, (1, 2, 4))}
 RATE, EMA, DROPPED, GUIDANCE = 1e-4, 0.995, 0.1, 2.0  # its own, but for the captions that are dropped
 AVERAGED_EVERY, AVERAGED_FROM = 10, 2000
+AT_ONCE = 4  # clips of a batch whose gradients are taken together: sixteen need more than 20 GB
 
 
 class Text:
@@ -119,8 +120,11 @@ def learn(diffusion: Any, text: Text, config: RunConfig, seconds: float) -> tupl
     started = time.perf_counter()
     while True:
         for videos, captions in loader:
-            loss = diffusion((videos + 1) / 2, cond=text(captions), null_cond_prob=DROPPED)
-            loss.backward()
+            told, loss = text(captions), 0.0
+            for some, their in zip(videos.split(AT_ONCE), told.split(AT_ONCE), strict=True):
+                part = diffusion((some + 1) / 2, cond=their, null_cond_prob=DROPPED) * (len(some) / len(videos))
+                part.backward()
+                loss += part.item()
             optimizer.step()
             optimizer.zero_grad()
             if step % AVERAGED_EVERY == 0:
@@ -130,7 +134,7 @@ def learn(diffusion: Any, text: Text, config: RunConfig, seconds: float) -> tupl
                         mean.lerp_(weight, share)
             step += 1
             if step % 50 == 0:
-                print(f"step {step}  loss {loss.item():.4f}  {time.perf_counter() - started:.0f} s", flush=True)
+                print(f"step {step}  loss {loss:.4f}  {time.perf_counter() - started:.0f} s", flush=True)
             if time.perf_counter() - started >= seconds:
                 return step, average if step > AVERAGED_FROM else diffusion
 
