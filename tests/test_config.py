@@ -111,7 +111,7 @@ def test_flags_mean_what_yaml_means():
         (["--caption_prefix", "16:9"], "data.caption_prefix", "16:9"),
         (["--caption_prefix", "null"], "data.caption_prefix", "null"),
         (["--caption_prefix="], "data.caption_prefix", ""),
-        (["--logit_mean", "-0.5"], "diffusion.logit_mean", -0.5),
+        (["--guidance_scale", "-0.5"], "preview.guidance_scale", -0.5),
         (["--attention", "none", "full"], "model.attention", ["none", "full"]),
         (["--attention", "[none, full]"], "model.attention", ["none", "full"]),
         (["--sample_prompts", "a b", "1"], "preview.sample_prompts", ["a b", "1"]),
@@ -174,6 +174,18 @@ def test_flags_that_cannot_be_read_are_named():
         (["--shapes", "--world", "moon", "--max_objects", "2"], "full up to 3, moon 1"),
         (["--frozen"], "text.frozen is for an encoder that was trained before"),
         (["--shapes", "--augment", "--max_samples", "3"], "leave out augment, max_samples"),
+        (
+            ["--kl_weight", "1", "--adversarial_weight", "1"],
+            "no tokenizer: leave out vae.kl_weight and vae.adversarial_weight",
+        ),
+        (["--kind", "vae", "--text_encoder", "clip"], "vae reads no captions: leave out text.text_encoder"),
+        (["--kind", "vae", "--schedule", "flow"], "vae denoises nothing: leave out diffusion.schedule"),
+        (["--logit_mean", "1"], "timesteps is not logit_normal: leave out diffusion.logit_mean"),
+        (["--min_snr_gamma", "1"], "weighting is not min_snr: leave out diffusion.min_snr_gamma"),
+        (
+            ["--shift", "3", "--sampling_shift", "2"],
+            "diffusion.shift and preview.sampling_shift is for the flow schedule",
+        ),
         (["--num_frames", "0", "--seed", "-1"], "seed is -1"),
     ],
 )

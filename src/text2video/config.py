@@ -5,7 +5,7 @@ fields. Every field is a flag by its dotted name (`--optim.learning_rate`) and, 
 (`--learning_rate`). `run.yaml` in the run's folder holds the resolved configuration and repeats the run.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -87,19 +87,14 @@ class RunConfig(Section):
             "data.augment": self.data.augment,
             "data.load_tensors": self.data.load_tensors,
         }
-        denoises = self.model.kind in ("unet3d", "latent_unet", "transformer")
-        unfit[f"model.kind {self.model.kind}"] = not denoises
+        unfit[f"model.kind {self.model.kind}"] = self.model.kind not in DENOISERS
         if self.model.conditions and (given := [name for name, value in unfit.items() if value]):
             raise ValueError(
                 "model.conditions go with denoisers, and clips of one size in a batch, read as they are: leave out "
                 f"{' and '.join(given)}, or leave out the conditions"
             )
-        levels = self.diffusion.model_dump(exclude_defaults=True)
-        if levels and not denoises:
-            raise ValueError(
-                f"model.kind {self.model.kind} denoises nothing: leave out "
-                f"{' and '.join(f'diffusion.{name}' for name in levels)}"
-            )
+        if unused := self._unused():
+            raise ValueError(unused)
         steps, timesteps = self.preview.num_inference_steps, self.diffusion.num_timesteps
         if steps and steps > timesteps:
             raise ValueError(
@@ -130,6 +125,32 @@ class RunConfig(Section):
         if self.data.shapes is not None and (given := [name for name in unused if getattr(self.data, name)]):
             raise ValueError(f"data.shapes makes its own clips: leave out {', '.join(given)}")
         return self
+
+    def _unused(self) -> str | None:
+        """Which values, given on purpose, the run would not look at; what a model that it starts from looks at is not
+        known here."""
+        kind, diffusion = self.model.kind, self.diffusion
+        levels = diffusion.model_dump(exclude_defaults=True)
+        codes = kind in ("vae", "tokenizer")
+        if levels and kind not in DENOISERS:
+            return f"model.kind {kind} denoises nothing: leave out {_names('diffusion', levels)}"
+        if self.train.init_from:
+            return None
+        if not codes and (given := self.vae.model_dump(exclude_defaults=True)):
+            return f"model.kind {kind} is no autoencoder and no tokenizer: leave out {_names('vae', given)}"
+        if codes and (given := self.text.model_dump(exclude_defaults=True)):
+            return f"model.kind {kind} reads no captions: leave out {_names('text', given)}"
+        if diffusion.timesteps != "logit_normal" and (given := [*{"logit_mean", "logit_std"} & {*levels}]):
+            return f"diffusion.timesteps is not logit_normal: leave out {_names('diffusion', given)}"
+        if diffusion.weighting != "min_snr" and "min_snr_gamma" in levels:
+            return "diffusion.weighting is not min_snr: leave out diffusion.min_snr_gamma"
+        shifts = {"diffusion.shift": "shift" in levels, "preview.sampling_shift": self.preview.sampling_shift}
+        if diffusion.schedule != "flow" and (given := [name for name, value in shifts.items() if value]):
+            return (
+                f"{' and '.join(given)} is for the flow schedule, and diffusion.schedule is {diffusion.schedule}: "
+                "choose --schedule flow, or leave it out"
+            )
+        return None
 
     @model_validator(mode="after")
     def _stages_fit(self) -> "RunConfig":
@@ -200,6 +221,12 @@ ALIASES = {
 BARE = {"train.mixed_precision": "bf16", "data.shapes": {}, "lora": {}}
 FLAGS = Flags(RunConfig, ALIASES, BARE)
 UNUSABLE = "The configuration cannot be used. "
+DENOISERS = ("unet3d", "latent_unet", "transformer")
+
+
+def _names(section: str, fields: Iterable[str]) -> str:
+    """Fields of a section as an error names them."""
+    return " and ".join(f"{section}.{name}" for name in fields)
 
 
 def read_config(path: Path) -> dict[str, Any]:

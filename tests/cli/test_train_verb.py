@@ -6,6 +6,7 @@ import shutil
 import pytest
 from ruamel.yaml import YAML
 
+from text2video.cli import dry_run
 from text2video.config import FLAGS, RunConfig
 from text2video.errors import TrainingError
 
@@ -153,3 +154,50 @@ def test_a_failed_run_says_why_once(command, monkeypatch):
     monkeypatch.setattr("text2video.training.trainer.train", failing)
     code, _, err = command("train", "--shapes", *SMALL)
     assert (code, err.splitlines()) == (1, ["odd", "error: The disk is full"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "says"),
+    [
+        ("transformer", {"patch_size": [2, 4]}, "patch_size is 2 4: give three numbers"),
+        ("unet3d", {"patch_size": [2, 4]}, "patch_size is 2 4: give three numbers"),
+        ("transformer", {"text_interval": 0}, "text_interval is 0: give numbers above zero"),
+        ("transformer", {"num_attention_heads": 0}, "num_attention_heads is 0"),
+        ("transformer", {"num_layers": 0}, "num_layers is 0"),
+        ("transformer", {"causal_block": -1}, "causal_block is -1"),
+        ("transformer", {"in_channels": 4}, "in_channels of this model is 4, and videos have 3 channels"),
+        ("latent_unet", {"channel_mult": [], "attention": []}, "channel_mult is"),
+        ("unet3d", {"model_channels": 0}, "model_channels is 0"),
+        ("vae", {"in_channels": 1}, "in_channels of this model is 1, and videos have 3"),
+        ("vae", {"latent_channels": 2.5}, "VideoVAE cannot be made"),
+        ("vae", {"latent_channels": 0}, "latent_channels is 0"),
+        ("vae", {"encoder_layers": [-1, 2]}, "encoder_layers is [-1, 2]"),
+        ("vae", {"block_out_channels": [0, 8]}, "block_out_channels is (0, 8)"),
+    ],
+)
+def test_sizes_that_no_model_has_are_named_before_anything_is_done(command, tmp_path, kind, size, says):
+    file = tmp_path / "wrong.yaml"
+    with file.open("w", encoding="utf-8") as out:
+        YAML(typ="safe").dump({"model": {"kind": kind, "model_args": size}}, out)
+    video = ("--num_frames", "5", "--frame_size", "16", "--text_width", "32", "--text_layers", "1")
+    code, _, error = command("train", str(file), "--shapes", *video[: 4 if kind == "vae" else 8], "--dry_run")
+    assert code in (1, 2)
+    assert says in error
+    assert "Traceback" not in error
+
+
+def test_frames_too_small_to_be_judged(command):
+    judged = ("--adversarial_weight", "1", "--frame_size", "4", "--num_frames", "5")
+    ratio = "{spatial_compression_ratio: 2, block_out_channels: [8], latent_channels: 4, "
+    ratio += "encoder_layers: [1], decoder_layers: [1]}"
+    code, _, error = command("train", "--kind", "vae", "--shapes", *judged, f"--model_args={ratio}", "--dry_run")
+    assert code == 2
+    assert "vae.adversarial_weight is for videos of at least 8 x 8 pixels, and these are 5x4x4" in error
+
+
+def test_a_dry_run_of_a_large_model_makes_no_weights(command, monkeypatch):
+    devices = []
+    monkeypatch.setattr(dry_run, "parameters", lambda pipe: devices.append(pipe.transformer.device.type) or [])
+    size = ("--kind", "transformer", "--size", "14B", "--num_frames", "4", "--frame_size", "16")
+    assert command("train", "--shapes", *size, "--val_fraction", "0", "--dry_run")[0] == 0
+    assert devices == ["meta"]

@@ -2,10 +2,13 @@
 
 import dataclasses
 import logging
+import os
+import sys
 
 import pytest
 import torch
 from torch import nn
+from two_processes import run_in_two
 
 from text2video.errors import ModelError, UsageError
 from text2video.families import lora
@@ -56,6 +59,11 @@ def test_what_it_cannot_take_is_named():
         tiny(time_attention="space")
     with pytest.raises(ModelError, match="attention_head_dim is 15"):
         tiny(attention_head_dim=15)
+    sample, _, text = inputs()  # two videos of four frames
+    with pytest.raises(UsageError, match=r"timestep is \[2, 2\]: give one for each video, \[2\], or .* \[2, 4\]"):
+        tiny()(sample, torch.full((2, 2), 5.0), text)
+    with pytest.raises(UsageError, match=r"timestep is \[2, 4\]: give one for each video, \[2\]\."):
+        tiny()(list(sample), torch.full((2, 4), 5.0), text)
 
 
 def test_starts_as_nothing_and_its_blocks_as_the_identity():
@@ -379,6 +387,41 @@ def test_diffusers_attention_backends(kind):
     model.reset_attention_backend()
     model.set_attn_processor(Processor())
     assert torch.equal(model(*inputs(), mask).sample, plain)
+
+
+IN_PARALLEL = """
+import torch
+from diffusers import ContextParallelConfig
+from test_transformer import inputs, tiny
+from text2video.errors import UsageError
+
+torch.distributed.init_process_group("gloo")
+torch.accelerator.device_count = lambda: 1  # diffusers looks for GPUs
+model, (sample, timestep, text) = tiny(), inputs()
+mask = torch.tensor([[True, True, False, False, False], [True] * 5])
+with torch.no_grad():
+    plain, unmasked = model(sample, timestep, text, mask).sample, model(sample, timestep, text).sample
+    tokens = []
+    model.blocks[0].register_forward_pre_hook(lambda _, inputs: tokens.append(inputs[0].shape[1]))
+    model.enable_parallelism(config=ContextParallelConfig(ulysses_degree=2))
+    torch.testing.assert_close(model(sample, timestep, text, mask).sample, plain, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(model(sample, timestep, text).sample, unmasked, atol=1e-5, rtol=1e-5)
+    assert tokens == [12, 12]  # of 24
+    try:
+        model(sample, timestep[:, None].expand(-1, 4), text)
+    except UsageError as error:
+        assert "one timestep" in str(error)
+    else:
+        raise AssertionError("timesteps of frames were taken")
+torch.distributed.destroy_process_group()
+"""
+
+
+def test_context_parallelism_gives_the_same(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    run_in_two(tmp_path / "none", [], IN_PARALLEL)
+    with pytest.raises(UsageError, match=r"for full attention, and this model's time_attention is causal"):
+        _ = tiny(time_attention="causal")._cp_plan
 
 
 @torch.no_grad()

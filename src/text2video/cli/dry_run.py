@@ -34,7 +34,7 @@ def facts(config: RunConfig, base: Base | None) -> list[str]:
     """Lines on a run without stages, or on one of its stages."""
     rules, told = shape_rules(config, base), conditions_of_run(config, base)
     data = open_data(config.data, config.seed, rules, conditions=told)
-    family, pipe, _ = build(config, data.captions, data.shape, base, cache=data.cache)
+    family, pipe, _ = build(config, data.captions, data.shape, base, cache=data.cache, device="meta")
     learning(config, family, pipe)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     sampler = sampler_of(config, data.train, partial(tokens_of, family, pipe), world_size=processes)

@@ -83,7 +83,10 @@ class Autoencoder(WithoutLevels):
 
     def create(self, config: "RunConfig") -> Any:
         """An untrained one."""
-        return self.pipeline(construct(self.model, **config.model.model_args))
+        codec = construct(self.model, **config.model.model_args)
+        if (colours := codec.config["in_channels"]) != 3:
+            raise UsageError(f"in_channels of this model is {colours}, and videos have 3 channels: leave it out.")
+        return self.pipeline(codec)
 
     def open(
         self,

@@ -38,7 +38,7 @@ def construct(kind: Any, *args: Any, **kwargs: Any) -> Any:
     """
     try:
         return kind(*args, **kwargs)
-    except TypeError as error:
+    except (TypeError, ValueError, LookupError, ArithmeticError) as error:  # as the class, or torch, finds them wrong
         raise UsageError(
             f"{kind.__qualname__} cannot be made: {error}. Its arguments come from the configuration."
         ) from None

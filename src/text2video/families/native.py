@@ -58,18 +58,22 @@ class NativeFamily(OwnFamily):
         shape: Bucket,
         tokenizer: Any = None,
         parts: Path | None = None,
+        device: str = "cpu",
     ) -> Any:
         """An untrained pipeline for a run, which makes videos of `shape` when it is not told otherwise.
 
-        The built-in encoder's tokenizer is `tokenizer`, or made from the run's captions. Frozen parts that lie in the
-        folder `parts` are left there, out of memory.
+        The denoiser is made on `device`: on "meta" it has sizes and no weights. The built-in encoder's tokenizer is
+        `tokenizer`, or made from the run's captions. Frozen parts that lie in the folder `parts` are left there, out of
+        memory.
         """
         left = {name: parts / name for name in ("vae", "text_encoder") if parts and (parts / name).is_dir()}
         codec, diffusion = config.model.codec, config.diffusion
         tokenizer, text_encoder, width = text_parts(config.text, captions, tokenizer, left.get("text_encoder"))
         schedule = schedule_of(diffusion, config.preview.sampling_shift)
+        with torch.device(device):
+            denoiser = self.denoiser(config, width)
         pipe = TextToVideoPipeline(
-            **{ARCHITECTURES[config.model.kind][1]: self.denoiser(config, width)},
+            **{ARCHITECTURES[config.model.kind][1]: denoiser},
             scheduler=schedule.sampler(config.preview.scheduler, diffusion.prediction, clip=not codec),
             text_encoder=text_encoder,
             tokenizer=tokenizer,
@@ -97,7 +101,12 @@ class NativeFamily(OwnFamily):
         kind = import_class(model.model_class) if model.model_class else ARCHITECTURES[model.kind][0]
         if model.conditions:
             sizes["conditions"] = described(model)
-        return construct(kind, cross_attention_dim=text_width, **sizes | arguments(model))
+        denoiser = construct(kind, cross_attention_dim=text_width, **sizes | arguments(model))
+        for name in ("in_channels", "out_channels"):
+            if (own := denoiser.config[name]) != channels:
+                what = "the codec's latents" if model.codec else "videos"
+                raise UsageError(f"{name} of this model is {own}, and {what} have {channels} channels: leave it out.")
+        return denoiser
 
     def open(
         self,

@@ -20,7 +20,7 @@ from .attention import CrossAttention, FeedForward
 from .causal import same_size
 from .conditions import Conditions
 from .denoiser import Denoiser, DenoiserOutput
-from .layers import Conv3d, CosineField, ModulatedNorm, TimestepEmbedding, mean_token, zeroed
+from .layers import Conv3d, CosineField, ModulatedNorm, TimestepEmbedding, check_positive, mean_token, zeroed
 from .spacetime import SpacetimeAttention, check_attention
 
 
@@ -55,6 +55,7 @@ class LatentUNet3D(Denoiser):
         conditions: Mapping[str, Mapping[str, Any]] | None = None,
     ):
         super().__init__()
+        check_positive(model_channels=model_channels, channel_mult=channel_mult, head_dim=head_dim)
         heads = [head_dim] * len(channel_mult) if isinstance(head_dim, int) else [*head_dim]
         if not len(attention) == len(heads) == len(channel_mult):
             raise ModelError(

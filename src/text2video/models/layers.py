@@ -1,11 +1,14 @@
 """Small layers that several models share."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from ..errors import ModelError
 
 Layer = TypeVar("Layer", bound=nn.Module)
 
@@ -26,6 +29,29 @@ def zeroed(layer: Layer) -> Layer:
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer
+
+
+def check_positive(**sizes: float | Sequence[float]) -> None:
+    """Whether a model's sizes, by name, are numbers above zero, or at least one of them each.
+
+    Raises:
+        ModelError: one is not.
+    """
+    for name, given in sizes.items():
+        numbers = [*given] if isinstance(given, Sequence) else [given]
+        if not numbers or not all(isinstance(number, int | float) and number > 0 for number in numbers):
+            raise ModelError(f"{name} is {given!r}: give numbers above zero.")
+
+
+def patch_of(size: Sequence[int]) -> tuple[int, int, int]:
+    """Frames, height and width of a patch.
+
+    Raises:
+        ModelError: they are not three whole numbers above zero.
+    """
+    if len(size) != 3 or not all(isinstance(number, int) and number > 0 for number in size):
+        raise ModelError(f"patch_size is {' '.join(map(str, size))}: give three numbers, for frames, height and width.")
+    return size[0], size[1], size[2]
 
 
 def mean_token(text: Tensor, mask: Tensor | None) -> Tensor:

@@ -17,21 +17,23 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
+from diffusers.models._modeling_parallel import ContextParallelInput, ContextParallelOutput
 from diffusers.models.attention import AttentionMixin, AttentionModuleMixin
 from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
 from diffusers.models.cache_utils import CacheMixin
 from torch import Tensor, nn
 
-from ..errors import ModelError
+from ..errors import ModelError, UsageError
 from .attention import attention
 from .conditions import Conditions
 from .denoiser import Denoiser, DenoiserOutput
 from .fused import gated, modulated, normed_rotated
-from .layers import TimestepEmbedding, mean_token, sinusoid, zeroed
+from .layers import TimestepEmbedding, check_positive, mean_token, patch_of, sinusoid, zeroed
 from .layout import TIME_ATTENTION, Attend, Grid, Layout
 from .packing import Row
 
-# Parameters, within a tenth -> layers, heads, width of a head. Widths of 128 keep a GPU's attention kernels busier.
+# Parameters, within a tenth for texts of width 512 -> layers, heads, width of a head. Widths of 128 keep a GPU's
+# attention kernels busier.
 SIZES: dict[str, dict[str, int]] = {
     name: {"num_layers": layers, "num_attention_heads": heads, "attention_head_dim": width}
     for name, layers, heads, width in (
@@ -47,6 +49,16 @@ SIZES: dict[str, dict[str, int]] = {
 }
 
 PLACE = 64  # sines and cosines of a row, and of a column
+
+# Where the tokens of a row are dealt out to processes, and brought together again.
+DEALT = ContextParallelInput(split_dim=1, expected_dims=3, split_output=True)
+TURNED = ContextParallelInput(split_dim=1, expected_dims=4, split_output=True)
+CONTEXT_PARALLEL = {
+    "enter": {0: DEALT},
+    "place_embedding": {0: DEALT},
+    "rope": {0: TURNED, 1: TURNED},
+    "leave": ContextParallelOutput(gather_dim=1, expected_dims=3),
+}
 
 
 class VideoTransformer(Denoiser, AttentionMixin, CacheMixin):
@@ -88,13 +100,15 @@ class VideoTransformer(Denoiser, AttentionMixin, CacheMixin):
         conditions: Mapping[str, Mapping[str, Any]] | None = None,
     ):
         super().__init__()
+        sizes = {"num_layers": num_layers, "num_attention_heads": num_attention_heads, "mlp_ratio": mlp_ratio}
+        check_positive(**sizes, causal_block=causal_block, text_interval=text_interval)
         if time_attention not in TIME_ATTENTION:
             raise ModelError(f"time_attention is {time_attention!r}; choose one of {', '.join(TIME_ATTENTION)}.")
         if attention_head_dim % 2 or attention_head_dim < 6:
             raise ModelError(
                 f"attention_head_dim is {attention_head_dim}; three axes share its pairs: give an even number from 6."
             )
-        self.patch_size = (patch_size[0], patch_size[1], patch_size[2])
+        self.patch_size = patch_of(patch_size)
         width, patch = num_attention_heads * attention_head_dim, math.prod(self.patch_size)
         self.time_embedding = TimestepEmbedding(256, width)
         self.text_embedding = nn.Linear(cross_attention_dim, width)
@@ -115,6 +129,21 @@ class VideoTransformer(Denoiser, AttentionMixin, CacheMixin):
     def strides(self) -> tuple[int, int, int]:
         """Frames, height and width must be multiples of these."""
         return self.patch_size
+
+    @property
+    def _cp_plan(self) -> dict[str, Any]:
+        """What `enable_parallelism` of diffusers asks for. Only full attention is its own all-to-all: the others know
+        frames, and a process has no whole ones.
+
+        Raises:
+            UsageError: this model has another attention.
+        """
+        own: Any = self.config
+        if own.time_attention != "full":
+            raise UsageError(
+                f"Context parallelism is for full attention, and this model's time_attention is {own.time_attention}."
+            )
+        return CONTEXT_PARALLEL
 
     def layout(self, sample: Tensor | Sequence[Tensor]) -> Layout:
         """The layout of a batch of videos `[B, C, T, H, W]`, or of several of any sizes in one row.
@@ -163,9 +192,10 @@ class VideoTransformer(Denoiser, AttentionMixin, CacheMixin):
                 timesteps and texts are one for each of its clips.
 
         Raises:
-            UsageError: frames, height or width are no multiples of `strides`.
+            UsageError: frames, height or width are no multiples of `strides`, or the timesteps are too few or too many.
         """
         layout = layout or self.layout(sample)
+        timestep = self._timesteps(timestep, len(sample), layout)
         sample, wanted = self.conditioning.enter(sample, conditions, added_embedding)
         dtype = self.enter.weight.dtype
         positions = layout.positions
@@ -176,10 +206,7 @@ class VideoTransformer(Denoiser, AttentionMixin, CacheMixin):
         text, mask = encoder_hidden_states, encoder_attention_mask
         mask = None if mask is None else mask.bool()
 
-        timestep = torch.as_tensor(timestep, device=x.device)
-        if not timestep.ndim:
-            timestep = timestep.expand(len(sample))
-        embedding = self.time_embedding(timestep)  # [B, C] or [B, frames, C]
+        embedding = self.time_embedding(timestep.to(x.device))  # [B, C] or [B, frames, C]
         if text is not None:
             text = text.to(dtype)
             # What the whole caption says reaches every block from the first step on, see UNet3D.
@@ -197,6 +224,22 @@ class VideoTransformer(Denoiser, AttentionMixin, CacheMixin):
         x = self.leave(modulated(x, shift, scale, layout.lengths))  # [R, L, P]
         found = layout.unfold(x)  # [B, out_channels, T, H, W]
         return DenoiserOutput(sample=found) if return_dict else (found,)
+
+    def _timesteps(self, timestep: Tensor | float, count: int, layout: Layout) -> Tensor:
+        """One for each of the videos, or of their frames of tokens."""
+        timestep = torch.as_tensor(timestep)
+        if not timestep.ndim:
+            timestep = timestep.expand(count)
+        frames = (count, layout.sizes[0]) if isinstance(layout, Grid) else None
+        if isinstance(layout, Grid | Row) and timestep.shape not in ((count,), frames):
+            also = f", or one for each frame of tokens, {list(frames)}" if frames else ""
+            raise UsageError(f"timestep is {list(timestep.shape)}: give one for each video, {[count]}{also}.")
+        if self._parallel_config is not None and (timestep.ndim > 1 or not isinstance(layout, Grid)):
+            raise UsageError(
+                "Context parallelism deals out the tokens of videos of one size, each with one timestep: pack no "
+                "clips, and give no timesteps of frames."
+            )
+        return timestep
 
 
 @dataclass(frozen=True)

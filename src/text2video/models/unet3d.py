@@ -25,8 +25,10 @@ from .layers import (
     CosineField,
     ModulatedNorm,
     TimestepEmbedding,
+    check_positive,
     depth_to_space,
     mean_token,
+    patch_of,
     space_to_depth,
     zeroed,
 )
@@ -87,11 +89,12 @@ class UNet3D(Denoiser):
         conditions: Mapping[str, Mapping[str, Any]] | None = None,
     ):
         super().__init__()
+        check_positive(model_channels=model_channels, channel_mult=channel_mult, head_dim=head_dim)
+        self.patch_size = patch_of(patch_size)
         causal = _check_levels(channel_mult, attention, downsample_time, patch_size, conv)
         apart = causal or conv == "2d"  # what no frame may know of the others
         self.model_channels = model_channels
         self.time_embed_dim = 4 * model_channels
-        self.patch_size = (patch_size[0], patch_size[1], patch_size[2])
         self.steps = [(2 if halve else 1, 2, 2) for halve in downsample_time]
 
         widths = [round(model_channels * multiple) for multiple in channel_mult]

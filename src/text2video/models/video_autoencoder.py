@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..errors import ModelError
 from ..sizes import Rule, ShapeRules
 from .causal import CausalBlock, TimeCache
-from .layers import Conv3d, depth_to_space, space_to_depth, zeroed
+from .layers import Conv3d, check_positive, depth_to_space, space_to_depth, zeroed
 from .patch_code import PatchCode
 from .tiling import in_pieces, in_tiles
 
@@ -57,6 +57,8 @@ class VideoAutoencoder(ModelMixin, ConfigMixin):
     ):
         super().__init__()
         widths = tuple(widths)
+        check_positive(latent_channels=latent_channels, block_out_channels=widths)
+        check_positive(encoder_layers=encoder_layers, decoder_layers=decoder_layers)
         finest = _finest(time, space, widths, encoder_layers, decoder_layers)
         self.gradient_checkpointing = False
         self.latents_at_a_time = 4  # that are encoded or decoded together

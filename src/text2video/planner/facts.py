@@ -283,8 +283,8 @@ def _pipeline(family: Family, folder: Path, dtype: torch.dtype) -> tuple[Any, di
     components: dict[str, Any] = {}
     frozen: dict[str, nn.Module] = {}
     for name, value in index.items():
-        if not isinstance(value, list):
-            continue
+        if not isinstance(value, list) or not all(isinstance(part, str | None) for part in value):
+            continue  # a setting of the pipeline's
         library, kind = value
         if kind is None:
             components[name] = None

@@ -90,6 +90,7 @@ def build(
     base: Base | None = None,
     begun: Path | None = None,
     cache: Cache | None = None,
+    device: str = "cpu",
 ) -> tuple[Family, Any, Objective]:
     """The family, pipeline and objective of a run: new, or of the model that it starts from.
 
@@ -101,6 +102,7 @@ def build(
         base: see `open_base`.
         begun: model folder of this run's checkpoint, whose tokenizer is kept.
         cache: prepared data, in place of the model's frozen parts, which are left on the disk.
+        device: that a new denoiser is made on; on "meta" it takes no memory.
 
     Raises:
         UsageError: the prepared data is not what these parts would have made of the clips.
@@ -134,7 +136,7 @@ def build(
         torch.manual_seed(config.seed)
         tokenizer = AutoTokenizer.from_pretrained(begun / "tokenizer") if begun else None
         parts = cache.folder / "parts" if cache else None
-        pipe = family.create(config, captions, shape, tokenizer, parts)
+        pipe = family.create(config, captions, shape, tokenizer, parts, device)
     if cache and frozen.text:
         family.embeddings = cache.embedding
     kind = import_class(diffusion.objective) if diffusion.objective else TextToVideoDiffusion
@@ -162,6 +164,12 @@ def build_autoencoder(config: RunConfig, base: Base | None, begun: Path | None) 
     given["--sharding"] = config.train.sharding != "none"
     if names := [name for name, value in given.items() if value]:
         raise UsageError(f"A video autoencoder is trained whole, on pixels: leave out {' and '.join(names)}.")
+    judged = [name for name in ("adversarial_weight", "perceptual_weight") if getattr(settings, name)]
+    if judged and min(config.data.size) < 8:
+        raise UsageError(
+            f"vae.{judged[0]} is for videos of at least 8 x 8 pixels, and these are {config.data.shape}: make them "
+            "larger, or leave it out."
+        )
     torch.manual_seed(config.seed)
     kind = AUTOENCODERS.get(config.model.kind, Autoencoder)
     family, pipe = base or (kind(), kind().create(config))
