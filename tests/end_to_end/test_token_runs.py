@@ -20,10 +20,11 @@ from text2video.training.trainer import train
 DATA = [
     *("--shapes", "--clips", "12", "--num_frames", "5", "--frame_size", "16", "--num_workers", "0", "--device", "cpu"),
     *("--batch_size", "4", "--val_fraction", "0.25", "--val_samples", "4", "--warmup_steps", "1", "--ema_decay", "0.9"),
-    *("--no_wandb", "--no_tensorboard", "--text_width", "32", "--text_layers", "1", "--learning_rate", "4e-3"),
+    *("--no_wandb", "--no_tensorboard", "--learning_rate", "4e-3"),
     *("--save_steps", "2", "--eval_steps", "4", "--sample_steps", "0", "--num_samples", "1"),
 ]
 BODY = {"levels": [5, 4, 3], "codebook_size": 24, "block_out_channels": [16], "encoder_layers": [1]}
+TEXT = ("--text_width", "32", "--text_layers", "1")
 TRANSFORMER = {"num_layers": 2, "num_attention_heads": 2, "attention_head_dim": 12}
 
 
@@ -35,7 +36,7 @@ def of_tokenizer(folder, quantizer: str, *flags: str) -> RunConfig:
 
 def over_tokens(folder, tokenizer, *flags: str) -> RunConfig:
     model = {"kind": "autoregressive", "model_args": TRANSFORMER, "codec": str(tokenizer)}
-    return RunConfig.build({"model": model}, [*DATA, "--output_dir", str(folder), *flags])
+    return RunConfig.build({"model": model}, [*DATA, *TEXT, "--output_dir", str(folder), *flags])
 
 
 def losses(folder, name: str = "train/loss") -> list[float]:

@@ -41,6 +41,7 @@ class Autoregressive(WithoutLevels, NativeFamily):
         shape: Bucket,
         tokenizer: Any = None,
         parts: Path | None = None,
+        device: str = "cpu",
     ) -> AutoregressivePipeline:
         """An untrained pipeline for a run, over the tokens of `config.model.codec`.
 
@@ -49,12 +50,12 @@ class Autoregressive(WithoutLevels, NativeFamily):
         """
         video_tokenizer = aligned(open_tokenizer(parts / "video_tokenizer" if parts else tokenizer_folder(config)))
         tokenizer, text_encoder, width = text_parts(config.text, captions, tokenizer, None)
+        sizes = {"vocab_size": video_tokenizer.vocab_size, "cross_attention_dim": width} | arguments(config.model)
+        with torch.device(device):
+            transformer = construct(AutoregressiveTransformer, **sizes)
         preview = config.preview
         return AutoregressivePipeline(
-            transformer=construct(
-                AutoregressiveTransformer,
-                **{"vocab_size": video_tokenizer.vocab_size, "cross_attention_dim": width} | arguments(config.model),
-            ),
+            transformer=transformer,
             video_tokenizer=video_tokenizer,
             text_encoder=text_encoder,
             tokenizer=tokenizer,

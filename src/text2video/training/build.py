@@ -110,7 +110,7 @@ def build(
     if config.model.kind in AUTOENCODERS or (base and isinstance(base[0], Autoencoder)):
         return build_autoencoder(config, base, begun)
     if config.model.kind == "autoregressive" or (base and isinstance(base[0], Autoregressive)):
-        return build_autoregressive(config, captions, shape, base, begun)
+        return build_autoregressive(config, captions, shape, base, begun, device)
     if config.model.kind in GANS:
         return build_gan(config, captions, shape, begun)
     frozen = check_prepared(config, cache) if cache else Frozen()
@@ -191,7 +191,7 @@ def build_autoencoder(config: RunConfig, base: Base | None, begun: Path | None) 
 
 
 def build_autoregressive(
-    config: RunConfig, captions: list[str], shape: Bucket, base: Base | None, begun: Path | None
+    config: RunConfig, captions: list[str], shape: Bucket, base: Base | None, begun: Path | None, device: str
 ) -> tuple[Family, Any, Objective]:
     """The same of a run that trains an autoregressive model over a video's tokens; arguments as of `build`."""
     if config.data.load_tensors:
@@ -207,7 +207,7 @@ def build_autoregressive(
         torch.manual_seed(config.seed)
         tokenizer = AutoTokenizer.from_pretrained(begun / "tokenizer") if begun else None
         # what a token means must not change on the way: a run goes on with its own copy of the tokenizer of video
-        pipe = family.create(config, captions, shape, tokenizer, begun)
+        pipe = family.create(config, captions, shape, tokenizer, begun, device)
     return family, pipe, NextToken()
 
 
