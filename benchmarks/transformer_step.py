@@ -5,8 +5,8 @@
 
 A step is forward, backward and AdamW on 4 x 8 x 32 x 32 latents, 2048 tokens in patches of 1 x 2 x 2, with a text of 77
 tokens. Latte's attention is factorised (frames, then places), CogVideoX's is full, with the text among the tokens; each
-is measured against ours of the same attention, depth, width and heads. Latte looks at the text in every second block,
-ours in every block. All take turns, eager and then compiled; shares of the matrix rate as in `train_step.py`.
+is measured against ours of the same attention, depth, width and heads. Latte and ours look at the text in every second
+block. All take turns, eager and then compiled; shares of the matrix rate as in `train_step.py`.
 """
 
 import argparse

@@ -206,7 +206,8 @@ def smaller(config: RunConfig) -> RunConfig:
 
 def tiny(config: RunConfig) -> list[str]:
     """The options that make a run small; a causal autoencoder takes 4k+1 frames, and has nothing of a U-Net."""
-    small = {"transformer": TINY_TRANSFORMER, "autoregressive": TINY_TRANSFORMER, "vae": SHORT, "tokenizer": SHORT}
+    small = dict.fromkeys(("transformer", "autoregressive"), TINY_TRANSFORMER)
+    small |= dict.fromkeys(("vae", "tokenizer"), OF_A_MODEL)
     own = (small | dict.fromkeys(GANS, TINY_GAN)).get(config.model.kind, TINY)
     if config.train.init_from and config.model == ModelConfig():  # that model decides
         own = [*OF_A_MODEL, "--num_inference_steps", "2"]

@@ -267,8 +267,6 @@ def schedule_of(diffusion: "DiffusionConfig", sampling_shift: float | None = Non
 
 def _shifted(name: str, num_timesteps: int, shift: float | str) -> Schedule:
     if shift == "auto":
-        if name != "flow":
-            raise UsageError("diffusion.shift auto is for the flow schedule. Add --schedule flow, or leave it out.")
         return AutoFlow(num_timesteps)
     return Schedule(name, num_timesteps, float(shift))
 
