@@ -417,6 +417,24 @@ def test_figures_of_a_new_word_are_those_measured():
     assert found["steps"] == RunConfig.load(ROOT / "configs/new-word.yaml").train.max_steps
 
 
+def test_figures_of_compiled_transformers_are_those_measured():
+    page, found = contents(ROOT / "docs/benchmarks.md"), measured("transformer_step_compiled")
+    rows = re.findall(r"^\| (\w+), (\w+) \| (\w+) \| ((?:[\d., ]+\|? ?){4})$", page, re.MULTILINE)
+    assert len(rows) == 4
+    for attention, peer, precision, cells in rows:
+        wanted = []
+        for how in ("eager", "compiled"):
+            models = (f"text2video {attention}", f"diffusers {peer}")
+            own, other = (found[how]["models"][name][precision]["seconds"]["median"] for name in models)
+            wanted += [f"{own:.2f}", f"{other:.2f}", f"{other / own:.2f}"]
+        assert re.findall(r"[\d.]+", cells) == wanted
+    for precision in ("float32", "bfloat16"):
+        every = [found[how]["models"] for how in ("eager", "compiled")]
+        ours = [model for models in every for name, model in models.items() if name.startswith("text2video")]
+        best = max(each[precision]["share_of_matrix_product"] for each in ours)
+        assert f"{best:.0%} in {precision}" in page
+
+
 def test_figures_of_learning_beside_peers_are_those_measured():
     page = contents(ROOT / "docs/benchmarks.md")
     rows = re.findall(r"^\| [^|]+ \| (\d+) \| ((?:0\.\d{3} \|? ?){4})$", page, re.MULTILINE)
