@@ -54,9 +54,8 @@ RECIPES = {
         "--gradient_checkpointing false",
     ),
 }
-TINY_UNET = "--model_channels 16 --channel_mult 1 2 --attention time full --downsample_time false --num_res_blocks 1"
 TINY_RECIPE = {
-    "unet3d": TINY_UNET,
+    "unet3d": "--model_channels 16 --channel_mult 1 2 --attention time full --downsample_time false --num_res_blocks 1",
     "transformer": "--size 5M --compile false",
 }
 TINY_SIZE = "--num_frames 4 --height 16 --width 16 --text_width 32 --text_layers 1 --batch_size 2"

@@ -16,6 +16,8 @@ from ruamel.yaml import YAML
 from .errors import UsageError
 from .flags import Flags, did_you_mean, section_of
 from .sections import (
+    CODECS,
+    DENOISERS,
     DataConfig,
     DiffusionConfig,
     LoraConfig,
@@ -131,16 +133,17 @@ class RunConfig(Section):
         known here."""
         kind, diffusion = self.model.kind, self.diffusion
         levels = diffusion.model_dump(exclude_defaults=True)
-        codes = kind in ("vae", "tokenizer")
         if levels and kind not in DENOISERS:
             return f"model.kind {kind} denoises nothing: leave out {_names('diffusion', levels)}"
         if self.train.init_from:
             return None
-        if not codes and (given := self.vae.model_dump(exclude_defaults=True)):
+        if kind not in CODECS and (given := self.vae.model_dump(exclude_defaults=True)):
             return f"model.kind {kind} is no autoencoder and no tokenizer: leave out {_names('vae', given)}"
-        if codes and (given := self.text.model_dump(exclude_defaults=True)):
+        if kind in CODECS and (given := self.text.model_dump(exclude_defaults=True)):
             return f"model.kind {kind} reads no captions: leave out {_names('text', given)}"
-        if diffusion.timesteps != "logit_normal" and (given := [*{"logit_mean", "logit_std"} & {*levels}]):
+        if diffusion.timesteps != "logit_normal" and (
+            given := [name for name in ("logit_mean", "logit_std") if name in levels]
+        ):
             return f"diffusion.timesteps is not logit_normal: leave out {_names('diffusion', given)}"
         if diffusion.weighting != "min_snr" and "min_snr_gamma" in levels:
             return "diffusion.weighting is not min_snr: leave out diffusion.min_snr_gamma"
@@ -221,7 +224,6 @@ ALIASES = {
 BARE = {"train.mixed_precision": "bf16", "data.shapes": {}, "lora": {}}
 FLAGS = Flags(RunConfig, ALIASES, BARE)
 UNUSABLE = "The configuration cannot be used. "
-DENOISERS = ("unet3d", "latent_unet", "transformer")
 
 
 def _names(section: str, fields: Iterable[str]) -> str:

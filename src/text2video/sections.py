@@ -11,6 +11,8 @@ from .sizes import Bucket, parse_all
 Positive = Annotated[int, Field(gt=0)]
 Level = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+DENOISERS = ("unet3d", "latent_unet", "transformer")
+CODECS = ("vae", "tokenizer")
 GANS = ("vgan", "mocogan", "dvdgan")
 # `model.kind` -> the fields of `ModelConfig` that its architecture has.
 UNET = ("model_channels", "channel_mult", "num_res_blocks", "attention", "head_dim")
